@@ -1,0 +1,133 @@
+"""Django's settings. Everything that differs between installations comes from the environment, here and only here.
+
+The local stack writes its ports and secrets to `.local/<stack>/env`; real environment variables win over that file,
+so production needs no file and `manage.py` works in a checkout where `make up` has run.
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def _read_environment() -> dict[str, str]:
+    """The local stack's env file, if there is one, overlaid with the process's environment."""
+    stack = os.environ.get("STACK", "dev")
+    file = BASE_DIR / ".local" / stack / "env"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return dict(line.split("=", 1) for line in lines if "=" in line) | dict(os.environ)
+
+
+env = _read_environment()
+
+
+def _database(url: str) -> dict:
+    """Django's description of `postgresql://user:password@host:port/name`, reached through pgbouncer."""
+    parts = urlsplit(url)
+    return {
+        # Our own thin backend: swaps the placeholder schema for the shard's, and checks a connection without a query.
+        "ENGINE": "shardmap.backend",
+        "HOST": parts.hostname,
+        "PORT": parts.port,
+        "NAME": parts.path.lstrip("/"),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        # Connections to pgbouncer are cheap to hold and dear to open.
+        "CONN_MAX_AGE": None,
+        "CONN_HEALTH_CHECKS": True,
+        # pgbouncer pools transactions: nothing may outlive one.
+        "DISABLE_SERVER_SIDE_CURSORS": True,
+        # A server that is gone without a word must not hang a request. (A server that answers slowly is
+        # bounded by the role's statement_timeout and by pgbouncer's query_timeout.)
+        "OPTIONS": {"connect_timeout": 2, "tcp_user_timeout": 5000, "keepalives_idle": 10},
+    }
+
+
+SECRET_KEY = env.get("SECRET_KEY", "")
+DEBUG = False
+# nginx passes only requests for our own names; the app's own URLs come from SITE_URL, never from the Host header.
+ALLOWED_HOSTS = ["*"]
+
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "oauth2_provider",
+    "shardmap",
+    "workers",
+    "accounts",
+    "photos",
+    "feeds",
+]
+# The API needs none: authentication, errors and limits are the dispatcher's (instagram/api/dispatch.py).
+MIDDLEWARE: list[str] = []
+ROOT_URLCONF = "instagram.urls"
+WSGI_APPLICATION = "instagram.wsgi.application"
+APPEND_SLASH = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+USE_I18N = False
+# Photo bytes never pass through here; this is the most that a form or JSON body may weigh.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+
+# Postgres. `default` is the directory; each further alias is a physical server that holds logical shards.
+DATABASES = {"default": _database(env.get("DIRECTORY_URL", "postgresql://"))}
+SHARD_SERVERS: list[str] = []
+for _server in env.get("SHARD_SERVERS", "").split():
+    _alias, _url = _server.split("=", 1)
+    DATABASES[_alias] = _database(_url)
+    SHARD_SERVERS.append(_alias)
+DATABASE_ROUTERS = ["shardmap.router.ShardRouter"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+# Fixed for the life of an installation: it is part of every ID.
+LOGICAL_SHARDS = int(env.get("LOGICAL_SHARDS", "8"))
+
+# Redis, Memcached, Gearman.
+REDIS_SHARDMAP_URL = env.get("REDIS_SHARDMAP_URL", "")
+REDIS_FEEDS_URL = env.get("REDIS_FEEDS_URL", "")
+MEMCACHED = [server for server in env.get("MEMCACHED", "").split(",") if server]
+GEARMAN = [server for server in env.get("GEARMAN", "").split(",") if server]
+
+# S3 and the CDN in front of it.
+S3_ENDPOINT = env.get("S3_ENDPOINT", "")
+S3_ACCESS_KEY = env.get("S3_ACCESS_KEY", "")
+S3_SECRET_KEY = env.get("S3_SECRET_KEY", "")
+S3_UPLOADS_BUCKET = env.get("S3_UPLOADS_BUCKET", "uploads")
+S3_PHOTOS_BUCKET = env.get("S3_PHOTOS_BUCKET", "photos")
+CDN_URL = env.get("CDN_URL", "http://127.0.0.1:8001/photos")
+SITE_URL = env.get("SITE_URL", "http://127.0.0.1:8000")
+
+# Accounts.
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.ScryptPasswordHasher"]  # memory-hard, in the standard library
+AUTH_PASSWORD_VALIDATORS = [
+    {
+        "NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator",
+        "OPTIONS": {"user_attributes": ("username", "full_name", "email")},
+    },
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 8}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+OAUTH2_PROVIDER = {
+    "SCOPES": {
+        "basic": "See your profile, photos and whom you follow",
+        "comments": "Write and delete comments for you",
+        "relationships": "Follow and unfollow for you",
+        "likes": "Like and unlike for you",
+        "publish": "Publish and delete photos for you",
+    },
+    "DEFAULT_SCOPES": ["basic"],
+    # Instagram's tokens did not expire; ours end by revocation. Ten years, since the column wants a date.
+    "ACCESS_TOKEN_EXPIRE_SECONDS": 10 * 365 * 24 * 3600,
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    # pygearman and boto3 tell their inner life at INFO.
+    "loggers": {"gearman": {"level": "WARNING"}, "botocore": {"level": "WARNING"}},
+}

@@ -1,0 +1,129 @@
+"""Creating and migrating the logical shards, many at a time.
+
+Django works out a migration's SQL once, with the placeholder schema in it; each shard then gets that text in one
+transaction together with the row that says so (ShardMigration). So a shard has a migration wholly or not at all, a
+run that was cut short continues where it stopped, and 4096 shards cost 4096 round trips, not 4096 migration plans.
+
+What a sharded migration may hold: operations that reduce to SQL. (RunPython is left out on shards; it runs on the
+directory with `migrate`.)
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from django.conf import settings
+from django.db import connections, transaction
+from django.db.migrations.loader import MigrationLoader
+
+from shardmap.ids import MAX_LOGICAL_SHARDS
+from shardmap.models import LogicalShard, ShardMigration
+from shardmap.shards import on_logical_shard, placement, schema_name
+
+SESSIONS_A_SERVER = 4  # DDL waits on disk and catalog locks; more sessions measured no faster
+LOCK_CLASS = 1751213925  # advisory locks: one run at a time per shard
+
+Step = tuple[str, str, str]  # app, migration, SQL
+
+
+def place_new_shards() -> int:
+    """Gives each logical shard that has no place one, spread evenly over the servers. Returns how many were new."""
+    if not 1 <= settings.LOGICAL_SHARDS <= MAX_LOGICAL_SHARDS:
+        raise ValueError(f"LOGICAL_SHARDS is {settings.LOGICAL_SHARDS}; it must be 1 to {MAX_LOGICAL_SHARDS}")
+    if not settings.SHARD_SERVERS:
+        raise ValueError("SHARD_SERVERS is empty: name at least one physical database, as alias=postgresql://…")
+    placed = dict(LogicalShard.objects.values_list("shard", "database"))
+    if placed and max(placed) >= settings.LOGICAL_SHARDS:
+        raise ValueError(
+            f"LOGICAL_SHARDS is {settings.LOGICAL_SHARDS}, but shard {max(placed)} exists: "
+            "it is fixed for the life of an installation, since users are found by it"
+        )
+    if placed and len(placed) < settings.LOGICAL_SHARDS and max(placed) == len(placed) - 1:
+        raise ValueError(
+            f"LOGICAL_SHARDS is {settings.LOGICAL_SHARDS}, but this installation was made with {len(placed)}: "
+            "it is fixed for the life of an installation, since users are found by it"
+        )
+    new = [
+        LogicalShard(shard=shard, database=settings.SHARD_SERVERS[shard % len(settings.SHARD_SERVERS)])
+        for shard in range(settings.LOGICAL_SHARDS)
+        if shard not in placed
+    ]
+    LogicalShard.objects.bulk_create(new, ignore_conflicts=True)
+    placement.cache_clear()
+    return len(new)
+
+
+def plan() -> list[Step]:
+    """All that a logical shard is made of, in order: the migrations of apps that have sharded tables."""
+    alias = settings.SHARD_SERVERS[0]
+    loader = MigrationLoader(None)
+    state = loader.project_state(nodes=[])
+    steps: list[Step] = []
+    seen: set[tuple[str, str]] = set()
+    for leaf in sorted(loader.graph.leaf_nodes()):
+        for node in loader.graph.forwards_plan(leaf):
+            if node in seen:
+                continue
+            seen.add(node)
+            migration = loader.graph.nodes[node]
+            with (
+                on_logical_shard(0),
+                connections[alias].schema_editor(collect_sql=True, atomic=False) as editor,
+            ):
+                state = migration.apply(state, editor, collect_sql=True)
+            statements = [line for line in editor.collected_sql if not line.startswith("--")]
+            if statements:
+                steps.append((*node, "\n".join(statements)))
+    return steps
+
+
+def missing(steps: list[Step]) -> dict[int, list[Step]]:
+    """What each logical shard still lacks; shards that lack nothing are left out. One query a physical database."""
+    done: set[tuple[int, str, str]] = set()
+    for alias in settings.SHARD_SERVERS:
+        done.update(ShardMigration.objects.using(alias).values_list("shard", "app", "name"))
+    todo = {
+        shard: [step for step in steps if (shard, step[0], step[1]) not in done] for shard in placement()
+    }
+    return {shard: lacking for shard, lacking in todo.items() if lacking}
+
+
+def migrate_shard(shard: int, steps: list[Step]) -> None:
+    """Creates a logical shard or brings it up to date, in one transaction."""
+    alias = placement()[shard]
+    with on_logical_shard(shard), transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_CLASS, shard])
+        applied = ShardMigration.objects.using(alias).filter(shard=shard)
+        done = set(applied.values_list("app", "name"))
+        cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema_name(shard)}"')
+        for app, name, sql in steps:
+            if (app, name) not in done:
+                cursor.execute(sql)
+                ShardMigration.objects.using(alias).create(shard=shard, app=app, name=name)
+
+
+def migrate_shards(todo: dict[int, list[Step]], progress: Callable[[int], None]) -> None:
+    """Migrates shards in parallel; `progress(done so far)` is called after each.
+
+    Stops at the first shard that fails and raises RuntimeError, which names it; what was done stays done.
+    """
+
+    def work(shard: int) -> None:
+        try:
+            migrate_shard(shard, todo[shard])
+        finally:
+            for connection in connections.all(initialized_only=True):
+                connection.close()
+
+    with ThreadPoolExecutor(SESSIONS_A_SERVER * len(settings.SHARD_SERVERS)) as pool:
+        futures = {pool.submit(work, shard): shard for shard in sorted(todo)}
+        for done, future in enumerate(as_completed(futures), 1):
+            if error := future.exception():
+                pool.shutdown(wait=True, cancel_futures=True)
+                shard = futures[future]
+                raise RuntimeError(
+                    f"logical shard {shard} ({schema_name(shard)} on {placement()[shard]}): {error}"
+                ) from error
+            progress(done)
+
+

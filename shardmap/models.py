@@ -1,0 +1,22 @@
+"""The directory's tables about shards, and what each physical database knows of its own."""
+
+from django.db import models
+
+
+class LogicalShard(models.Model):
+    """Where a logical shard is: data, so that a shard can move while the site runs."""
+
+    shard = models.IntegerField(primary_key=True)
+    database = models.CharField(max_length=63)  # an alias of settings.DATABASES
+
+
+class ShardMigration(models.Model):
+    """A migration that a logical shard has. Kept beside the shards, so that both commit in one transaction."""
+
+    every_database = True
+
+    pk = models.CompositePrimaryKey("shard", "app", "name")
+    shard = models.IntegerField()
+    app = models.CharField(max_length=255)
+    name = models.CharField(max_length=255)
+    applied = models.DateTimeField(db_default=models.functions.Now())

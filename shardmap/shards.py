@@ -1,0 +1,106 @@
+"""Logical shards: which one a user lives in, where it is, and how to address it.
+
+A logical shard is a Postgres schema (`shard0042`) on one of a few physical databases. Sharded models name their
+table with `sharded_table("photos_photo")`, which is `"logical"."photos_photo"`; inside `with on_shard(user_id):`
+the router picks the connection and the backend swaps `"logical"` for the schema's name. That keeps the plain ORM,
+and needs no session state, which pgbouncer's transaction pooling would mix up between clients.
+
+See docs/sharding.md.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+
+from django.conf import settings
+from django.db import transaction
+
+PLACEHOLDER = '"logical"'
+
+_current: ContextVar[int | None] = ContextVar("logical_shard", default=None)
+
+
+class OutsideShard(RuntimeError):
+    """A sharded table was used without saying which shard is meant."""
+
+
+def sharded_table(name: str) -> str:
+    """The db_table of a model that lives in every logical shard."""
+    return f'{PLACEHOLDER}."{name}"'
+
+
+def is_sharded(model) -> bool:
+    return model._meta.db_table.startswith(PLACEHOLDER)
+
+
+def shard_of(user_id: int) -> int:
+    """The logical shard (0 … LOGICAL_SHARDS-1) where all that the user owns lives."""
+    return user_id % settings.LOGICAL_SHARDS
+
+
+def schema_name(shard: int) -> str:
+    return f"shard{shard:04d}"
+
+
+def current_shard() -> int:
+    """The logical shard that the code around us is on."""
+    shard = _current.get()
+    if shard is None:
+        raise OutsideShard("a sharded table was used outside `with on_shard(user_id):`, so no shard is known")
+    return shard
+
+
+def current_shard_or_none() -> int | None:
+    return _current.get()
+
+
+@contextmanager
+def on_logical_shard(shard: int | None) -> Iterator[None]:
+    """Queries on sharded models inside go to this logical shard."""
+    token = _current.set(shard)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def on_shard(user_id: int):
+    """Queries on sharded models inside go to the shard where this user's things live."""
+    return on_logical_shard(shard_of(user_id))
+
+
+@contextmanager
+def shard_transaction(user_id: int) -> Iterator[None]:
+    """`on_shard` with a transaction on the physical database that holds the shard."""
+    with on_shard(user_id), transaction.atomic(using=database_of(shard_of(user_id))):
+        yield
+
+
+@cache
+def placement() -> dict[int, str]:
+    """Logical shard → database alias, as the directory says. Read once a process; `placement.cache_clear()` re-reads."""
+    from shardmap.models import LogicalShard
+
+    return dict(LogicalShard.objects.values_list("shard", "database"))
+
+
+def database_of(shard: int) -> str:
+    """The alias of the physical database that holds a logical shard. Raises OutsideShard when it is not placed yet."""
+    alias = placement().get(shard)
+    if alias is None:
+        # Perhaps it was created after this process first looked.
+        placement.cache_clear()
+        alias = placement().get(shard)
+    if alias is None:
+        raise OutsideShard(f"logical shard {shard} has no place yet: run `manage.py migrate_shards`")
+    return alias
+
+
+def by_database(user_ids: Iterable[int]) -> dict[str, dict[int, list[int]]]:
+    """Users grouped for one query a physical database: {alias: {logical shard: [user, …]}}."""
+    groups: dict[str, dict[int, list[int]]] = {}
+    for user_id in user_ids:
+        shard = shard_of(user_id)
+        groups.setdefault(database_of(shard), {}).setdefault(shard, []).append(user_id)
+    return groups
