@@ -13,8 +13,8 @@ OLDEST_PYTHON = (3, 11)
 
 def main():
     if sys.version_info < OLDEST_PYTHON:
-        found = "{}.{}.{} ({})".format(*sys.version_info[:3], sys.executable)
-        sys.exit("Python 3.11 or newer is needed, found {}. Name another one: make up PYTHON=python3.12".format(found))
+        found = "{}.{}.{} ({})".format(*(*sys.version_info[:3], sys.executable))
+        sys.exit("Python 3.11 or newer is needed, found " + found + ". Name another one: make up PYTHON=python3.12")
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from deploy.local import cli
 

@@ -1,0 +1,5 @@
+PYTHON ?= python3
+STACK = $(PYTHON) deploy/local/stack.py
+
+up:
+	$(STACK) up

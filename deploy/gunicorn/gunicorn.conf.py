@@ -1,0 +1,37 @@
+"""gunicorn, the app server: 2 processes of 16 threads each. Taken by the local stack and by `fab deploy` as it is."""
+
+import os
+
+bind = os.environ["GUNICORN_BIND"]
+wsgi_app = "instagram.wsgi:application"
+
+# Threads, since a request mostly waits for Redis, Memcached and Postgres. 32 at once fit pgbouncer's pool of 20: few
+# of them are in a transaction at the same moment.
+worker_class = "gthread"
+workers = 2
+threads = 16
+backlog = 1024
+
+# Every network call in the app has a time-out below this; what is beyond it is a bug, and the worker is replaced.
+timeout = 30
+# On a deploy, requests get this long to finish.
+graceful_timeout = 15
+# Longer than nginx keeps an idle connection (60 s), so that nginx never writes into one that is being closed.
+keepalive = 75
+
+# Memory that leaks is given back; the jitter keeps both workers from restarting at once.
+max_requests = 50_000
+max_requests_jitter = 5_000
+
+# A heartbeat on a disk stalls when the disk does.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
+
+# nginx writes the access log.
+accesslog = None
+errorlog = "-"
+# supervisor (here) and systemd (production) control it; a second way in is one too many.
+control_socket_disable = True
+loglevel = "info"
+
+# Only nginx talks to gunicorn, over loopback.
+forwarded_allow_ips = "127.0.0.1"

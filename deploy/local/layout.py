@@ -1,0 +1,154 @@
+"""A stack's place on this machine: directories, users, ports, secrets, and the rendered configuration.
+
+    .local/                     ignored by git; a link to /var/lib when servers cannot reach the clone (see `local_dir`)
+    .local/dev/env              what the app reads (instagram/settings.py)
+    .local/dev/secrets.json     made once, kept
+    .local/dev/config/          deploy/**, rendered
+    .local/dev/data/<program>/  all that survives `down`; gone with `make clean`
+    .local/dev/logs/            one file a program
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.local.ports import HOST, ports_of
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / ".local"
+VENV = ROOT / ".venv"
+DEPLOY = ROOT / "deploy"
+
+# Postgres refuses to run as root, and the others have no need for it: root's stack runs them as these users. The
+# app's own processes and SeaweedFS, whose programs are inside the clone, run as whoever calls.
+AS_ROOT = os.getuid() == 0
+POSTGRES_USER = "postgres" if AS_ROOT else None
+SERVER_USER = "nobody" if AS_ROOT else None
+
+SECRETS = ("secret_key", "postgres_password", "instagram_password", "redis_password", "supervisor_password",
+           "s3_access_key", "s3_secret_key")  # fmt: skip
+
+
+class Failed(Exception):
+    """Something that the person at the keyboard has to read; it is printed without a traceback."""
+
+
+@dataclass
+class Stack:
+    name: str
+    ports: dict[str, int] = field(init=False)
+    dir: Path = field(init=False)
+    secrets: dict[str, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ports = ports_of(self.name)
+        self.dir = LOCAL / self.name
+
+    @property
+    def conf(self) -> Path:
+        return self.dir / "config"
+
+    @property
+    def logs(self) -> Path:
+        return self.dir / "logs"
+
+    def data(self, program: str) -> Path:
+        return self.dir / "data" / program
+
+    def address(self, server: str) -> str:
+        return f"{HOST}:{self.ports[server]}"
+
+    def load_secrets(self) -> None:
+        """Reads the secrets, after making those that are missing."""
+        file = self.dir / "secrets.json"
+        known = json.loads(file.read_text()) if file.exists() else {}
+        self.secrets = {name: secrets.token_hex(20) for name in SECRETS} | known
+        if self.secrets != known:
+            write(file, json.dumps(self.secrets, indent=1) + "\n")
+
+    def postgres_url(self, server: str, database: str) -> str:
+        return f"postgresql://instagram:{self.secrets['instagram_password']}@{self.address(server)}/{database}"
+
+    def environment(self) -> dict[str, str]:
+        """The app's settings."""
+        redis = f"redis://:{self.secrets['redis_password']}@"
+        return {
+            "STACK": self.name,
+            "SECRET_KEY": self.secrets["secret_key"],
+            "SITE_URL": f"http://{self.address('edge')}",
+            "CDN_URL": f"http://{self.address('cdn')}/photos",
+            "DIRECTORY_URL": self.postgres_url("pgbouncer", "directory"),
+            "SHARD_SERVERS": f"a={self.postgres_url('pgbouncer', 'shards_a')} "
+            f"b={self.postgres_url('pgbouncer', 'shards_b')}",
+            "LOGICAL_SHARDS": "8",
+            "REDIS_SHARDMAP_URL": f"{redis}{self.address('redis_shardmap')}/0",
+            "REDIS_FEEDS_URL": f"{redis}{self.address('redis_feeds')}/0",
+            "MEMCACHED": f"{self.address('memcached_1')},{self.address('memcached_2')}",
+            "GEARMAN": self.address("gearmand"),
+            "S3_ENDPOINT": f"http://{self.address('s3')}",
+            "S3_ACCESS_KEY": self.secrets["s3_access_key"],
+            "S3_SECRET_KEY": self.secrets["s3_secret_key"],
+            "S3_UPLOADS_BUCKET": "uploads",
+            "S3_PHOTOS_BUCKET": "photos",
+            "GUNICORN_BIND": self.address("gunicorn"),
+        }
+
+    def migration_environment(self) -> dict[str, str]:
+        """Migrations go to Postgres itself: pgbouncer cuts a statement off after 10 s, an index may take longer."""
+        return {
+            "STACK": self.name,
+            "DIRECTORY_URL": self.postgres_url("postgres_a", "directory"),
+            "SHARD_SERVERS": f"a={self.postgres_url('postgres_a', 'shards_a')} "
+            f"b={self.postgres_url('postgres_b', 'shards_b')}",
+        }
+
+
+def prepare_local_dir() -> None:
+    """Makes `.local`, as a link to a directory that the servers' users can reach when they cannot reach the clone."""
+    if LOCAL.exists():
+        return
+    reachable = all(parent.stat().st_mode & 0o001 for parent in (ROOT, *ROOT.parents))
+    if AS_ROOT and not reachable:
+        place = Path("/var/lib/instagram-local") / hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
+        make_dir(place.parent)
+        make_dir(place)
+        LOCAL.unlink(missing_ok=True)  # a link whose target is gone
+        LOCAL.symlink_to(place)
+    else:
+        make_dir(LOCAL)
+
+
+def make_dir(path: Path, owner: str | None = None, mode: int = 0o755) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(mode)
+    if owner:
+        shutil.chown(path, owner)
+
+
+def write(path: Path, text: str, owner: str | None = None) -> bool:
+    """Writes a file that only its owner may read. Returns whether that changed anything."""
+    if path.exists() and path.read_text() == text:
+        return False
+    draft = path.with_name(path.name + ".new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    if owner:
+        shutil.chown(draft, owner)
+    draft.replace(path)
+    return True
+
+
+def render(template: Path, values: dict) -> str:
+    """The template with each `{{ name }}` replaced. An unknown name is an error."""
+
+    def value(match: re.Match) -> str:
+        if match[1] not in values:
+            raise Failed(f"{template.relative_to(ROOT)} wants {{{{ {match[1]} }}}}, which nobody gives it")
+        return str(values[match[1]])
+
+    return re.sub(r"\{\{ (\w+) \}\}", value, template.read_text())

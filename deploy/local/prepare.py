@@ -1,0 +1,72 @@
+"""What the app needs to find in the servers of a fresh stack: its role, its databases, its buckets.
+
+Run by cli.py with the virtual environment's Python, as `prepare.py <stack>`. Does nothing where all is there.
+"""
+
+import sys
+from pathlib import Path
+
+import boto3
+import psycopg2
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+from deploy.local.layout import Stack
+from deploy.local.ports import HOST
+
+DATABASES = {"postgres_a": ["directory", "shards_a"], "postgres_b": ["shards_b"]}
+
+# Nothing waits without end. A migration lifts the first with SET LOCAL.
+ROLE_SETTINGS = {
+    "statement_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+    "lock_timeout": "3s",
+}
+
+
+def prepare_postgres(stack: Stack, server: str) -> None:
+    connection = psycopg2.connect(
+        host=HOST, port=stack.ports[server], user="postgres", password=stack.secrets["postgres_password"],
+        dbname="postgres", connect_timeout=5,
+    )  # fmt: skip
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = 'instagram'")
+        if not cursor.fetchone():
+            cursor.execute("CREATE ROLE instagram LOGIN")
+        cursor.execute("ALTER ROLE instagram PASSWORD %s", [stack.secrets["instagram_password"]])
+        for name, value in ROLE_SETTINGS.items():
+            cursor.execute(f"ALTER ROLE instagram SET {name} = %s", [value])
+        for database in DATABASES[server]:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
+            if not cursor.fetchone():
+                cursor.execute(f"CREATE DATABASE {database} OWNER instagram")
+    connection.close()
+
+
+def prepare_buckets(settings: dict[str, str]) -> None:
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=settings["S3_ENDPOINT"],
+        aws_access_key_id=settings["S3_ACCESS_KEY"],
+        aws_secret_access_key=settings["S3_SECRET_KEY"],
+        region_name="us-east-1",
+        # A fresh SeaweedFS answers before it has elected itself master.
+        config=Config(retries={"max_attempts": 8, "mode": "standard"}, connect_timeout=2, read_timeout=10),
+    )
+    for bucket in (settings["S3_UPLOADS_BUCKET"], settings["S3_PHOTOS_BUCKET"]):
+        try:
+            s3.head_bucket(Bucket=bucket)
+        except ClientError:
+            s3.create_bucket(Bucket=bucket)
+            # The first object makes SeaweedFS allocate volumes, which takes a moment: better now than at an upload.
+            s3.put_object(Bucket=bucket, Key=".ready", Body=b"ready")
+
+
+if __name__ == "__main__":
+    stack = Stack(sys.argv[1])
+    stack.load_secrets()
+    for server in DATABASES:
+        prepare_postgres(stack, server)
+    prepare_buckets(stack.environment())
