@@ -81,9 +81,7 @@ def missing(steps: list[Step]) -> dict[int, list[Step]]:
     done: set[tuple[int, str, str]] = set()
     for alias in settings.SHARD_SERVERS:
         done.update(ShardMigration.objects.using(alias).values_list("shard", "app", "name"))
-    todo = {
-        shard: [step for step in steps if (shard, step[0], step[1]) not in done] for shard in placement()
-    }
+    todo = {shard: [step for step in steps if (shard, step[0], step[1]) not in done] for shard in placement()}
     return {shard: lacking for shard, lacking in todo.items() if lacking}
 
 
@@ -125,5 +123,3 @@ def migrate_shards(todo: dict[int, list[Step]], progress: Callable[[int], None])
                     f"logical shard {shard} ({schema_name(shard)} on {placement()[shard]}): {error}"
                 ) from error
             progress(done)
-
-

@@ -2,6 +2,8 @@
 
 from django.db import models
 
+from shardmap.shards import physical_table
+
 
 class LogicalShard(models.Model):
     """Where a logical shard is: data, so that a shard can move while the site runs."""
@@ -13,10 +15,11 @@ class LogicalShard(models.Model):
 class ShardMigration(models.Model):
     """A migration that a logical shard has. Kept beside the shards, so that both commit in one transaction."""
 
-    every_database = True
-
     pk = models.CompositePrimaryKey("shard", "app", "name")
     shard = models.IntegerField()
     app = models.CharField(max_length=255)
     name = models.CharField(max_length=255)
     applied = models.DateTimeField(db_default=models.functions.Now())
+
+    class Meta:
+        db_table = physical_table("shardmap_migration")

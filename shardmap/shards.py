@@ -8,7 +8,7 @@ and needs no session state, which pgbouncer's transaction pooling would mix up b
 See docs/sharding.md.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import transaction
 
 PLACEHOLDER = '"logical"'
+PUBLIC = '"public"'
 
 _current: ContextVar[int | None] = ContextVar("logical_shard", default=None)
 
@@ -30,8 +31,20 @@ def sharded_table(name: str) -> str:
     return f'{PLACEHOLDER}."{name}"'
 
 
+def physical_table(name: str) -> str:
+    """The db_table of a model that each physical database has once, and the directory too.
+
+    It can take part in the transactions of all logical shards there.
+    """
+    return f'{PUBLIC}."{name}"'
+
+
 def is_sharded(model) -> bool:
     return model._meta.db_table.startswith(PLACEHOLDER)
+
+
+def is_physical(model) -> bool:
+    return model._meta.db_table.startswith(PUBLIC)
 
 
 def shard_of(user_id: int) -> int:
@@ -79,7 +92,7 @@ def shard_transaction(user_id: int) -> Iterator[None]:
 
 @cache
 def placement() -> dict[int, str]:
-    """Logical shard → database alias, as the directory says. Read once a process; `placement.cache_clear()` re-reads."""
+    """Logical shard → database alias, as the directory says. Read once a process; `cache_clear()` makes it re-read."""
     from shardmap.models import LogicalShard
 
     return dict(LogicalShard.objects.values_list("shard", "database"))
@@ -95,12 +108,3 @@ def database_of(shard: int) -> str:
     if alias is None:
         raise OutsideShard(f"logical shard {shard} has no place yet: run `manage.py migrate_shards`")
     return alias
-
-
-def by_database(user_ids: Iterable[int]) -> dict[str, dict[int, list[int]]]:
-    """Users grouped for one query a physical database: {alias: {logical shard: [user, …]}}."""
-    groups: dict[str, dict[int, list[int]]] = {}
-    for user_id in user_ids:
-        shard = shard_of(user_id)
-        groups.setdefault(database_of(shard), {}).setdefault(shard, []).append(user_id)
-    return groups

@@ -1,0 +1,17 @@
+"""The endpoint of the home feed."""
+
+from accounts.tokens import Viewer
+from accounts.types import Count
+from feeds import services
+from photos.schemas import media, media_id
+from photos.types import MediaId
+
+
+def home_feed(
+    viewer: Viewer, count: Count = 20, max_id: MediaId | None = None, min_id: MediaId | None = None
+) -> tuple[list[dict], dict]:
+    # One more than asked for tells whether there is a next page.
+    items = services.read(viewer.user_id, max_id and max_id.photo_id, min_id and min_id.photo_id, count + 1)
+    page = items[:count]
+    cursor = {"max_id": media_id(page[-1][0])} if len(items) > count else {}
+    return [media(photo, owner) for photo, owner in page], cursor

@@ -1,0 +1,129 @@
+"""The home feeds in Redis. Only this module knows their keys, their form and their length.
+
+A feed is a list of entries `"<photo, 19 digits>_<owner>"`, newest first, so that entries compare as their IDs do, and
+a reader can tell whose photo it is without asking. It exists for users who have looked at it within FEED_SECONDS;
+for all others nothing is stored, and their feed is rebuilt from the shards when they come back.
+
+The oldest entry may be END: there is nothing older in the shards either. It also lets a feed without photos exist.
+A feed that was trimmed has lost it, and is continued from the shards.
+
+Everything that changes a feed is one Lua script, which Redis runs as one step. So a chunk that is delivered twice, or
+late, or while the feed is being rebuilt leaves the same feed as one that is delivered in time.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+from django.conf import settings
+
+from shardmap.redis_client import redis_client
+
+FEED_LENGTH = 500  # some 25 screens; who scrolls further is served from the shards
+FEED_SECONDS = 30 * 24 * 3600  # of not looking, after which a feed is dropped
+REBUILD_SECONDS = 60  # longer than any reading of the shards takes
+TAGS = 64  # feeds are spread over so many hash tags, so over as many nodes of a Redis Cluster
+END = f"{0:019d}_0"
+
+Entry = tuple[int, int]  # photo, owner
+
+
+class RebuildInterrupted(Exception):
+    """Photos may have been pushed that the rebuild does not know of: read the shards again."""
+
+
+def page(user_id: int, max_id: int | None, count: int) -> tuple[list[Entry], bool] | None:
+    """The newest `count` entries older than `max_id`, and whether the feed's true end was reached.
+
+    None when the user has no feed in Redis. Raises redis_client.Unavailable, as everything here.
+    """
+    key = _key(user_id)
+    with _redis().pipeline(transaction=False) as pipeline:
+        # The first page is what nearly everybody reads, and is all that is fetched for it.
+        pipeline.lrange(key, 0, count if max_id is None else -1)
+        pipeline.expire(key, FEED_SECONDS)
+        entries, exists = pipeline.execute()
+    if not exists:
+        return None
+    texts = [entry.decode() for entry in entries]
+    if max_id is not None:
+        texts = [text for text in texts if text < f"{max_id:019d}"]
+    wanted = texts[:count]
+    reached_end = END in texts[: count + 1]
+    return [_parse(text) for text in wanted if text != END], reached_end
+
+
+def push(user_ids: Iterable[int], entry: Entry) -> None:
+    """Puts a photo into the feeds of these users, as far as they have one."""
+    _for_each_tag(user_ids, lambda keys, pipeline: _script("push")(keys, [_text(entry), FEED_LENGTH], pipeline))
+
+
+def remove(user_ids: Iterable[int], entry: Entry) -> None:
+    """Takes a photo out of the feeds of these users."""
+    with _redis().pipeline(transaction=False) as pipeline:
+        for user_id in user_ids:
+            pipeline.lrem(_key(user_id), 0, _text(entry))
+        pipeline.execute()
+
+
+def remove_owner(user_id: int, owner_id: int) -> None:
+    """Takes all photos of one owner out of a feed."""
+    _script("remove_owner")([_key(user_id)], [f"_{owner_id}"])
+
+
+def add(user_id: int, entries: Iterable[Entry]) -> None:
+    """Puts photos into a feed at their places, if the user has one."""
+    _script("merge")([_key(user_id)], ["add", FEED_LENGTH, FEED_SECONDS, *map(_text, entries)])
+
+
+def rebuild(user_id: int, read: Callable[[int], list[Entry]]) -> None:
+    """Makes a feed of what `read(count)` returns: the newest photos that belong into it, at most `count`.
+
+    What is pushed meanwhile goes onto a note, and from there into the new feed. Raises RebuildInterrupted when the
+    note was lost (a rebuild that took longer than REBUILD_SECONDS, or Redis restarted).
+    """
+    key = _key(user_id)
+    with _redis().pipeline() as pipeline:
+        pipeline.rpush(f"{key}:rebuilding", "")
+        pipeline.expire(f"{key}:rebuilding", REBUILD_SECONDS)
+        pipeline.execute()
+    entries = read(FEED_LENGTH)
+    texts = [_text(entry) for entry in entries]
+    if len(entries) < FEED_LENGTH:
+        texts.append(END)
+    if not _script("merge")([key], ["rebuild", FEED_LENGTH, FEED_SECONDS, *texts]):
+        raise RebuildInterrupted(f"the feed of user {user_id}")
+
+
+def _key(user_id: int) -> str:
+    return f"feed:{{{user_id % TAGS}}}:{user_id}"
+
+
+def _text(entry: Entry) -> str:
+    photo_id, owner_id = entry
+    return f"{photo_id:019d}_{owner_id}"
+
+
+def _parse(text: str) -> Entry:
+    photo_id, owner_id = text.split("_")
+    return int(photo_id), int(owner_id)
+
+
+def _redis():
+    return redis_client(settings.REDIS_FEEDS_URL)
+
+
+@cache
+def _script(name: str):
+    return _redis().register_script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
+
+
+def _for_each_tag(user_ids: Iterable[int], call: Callable) -> None:
+    """Calls a script once for the feeds of each hash tag, all in one round trip."""
+    keys_of: dict[int, list[str]] = {}
+    for user_id in user_ids:
+        keys_of.setdefault(user_id % TAGS, []).append(_key(user_id))
+    with _redis().pipeline(transaction=False) as pipeline:
+        for keys in keys_of.values():
+            call(keys, pipeline)
+        pipeline.execute()

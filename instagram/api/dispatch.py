@@ -1,0 +1,197 @@
+"""From a URL to a service and back: the one place that parses requests, asks who is there, and shapes answers.
+
+An endpoint is a function in an app's `api.py` whose signature says all there is to know:
+
+    def home_feed(viewer: Viewer, count: Count = 20, max_id: MediaId | None = None) -> …
+
+`viewer` means that an access token is needed. Every other parameter comes from the path, the query or the body (a
+form or a JSON object), and is checked by pydantic against its type. The function returns `data`, or `(data, cursor)`
+for a page, where `cursor` holds the parameters that ask for the next page, or is empty on the last one.
+"""
+
+import inspect
+import json
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pydantic
+from botocore.exceptions import BotoCoreError, ClientError
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, QueryDict, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from django.urls import re_path
+from redis import RedisError
+
+from accounts.errors import InvalidClient, InvalidParameters, ScopeMissing, ServiceError
+from accounts.tokens import Viewer, viewer_of
+from instagram.api import envelope
+
+logger = logging.getLogger(__name__)
+
+Endpoint = Callable[..., Any]
+
+# A server of ours is away; the same request may work in a moment.
+AWAY = (OperationalError, InterfaceError, RedisError, BotoCoreError, ClientError)
+
+
+def route(path: str, **endpoints: Endpoint | tuple[str, Endpoint]):
+    """A URL pattern for `path`, e.g. `"v1/users/{user_id}"`, with an endpoint for each method.
+
+    `GET=get_user`, or `POST=("likes", like)` if a token must have another scope than "basic". Answers with and
+    without a trailing slash and with `.json`.
+    """
+    with_scopes = {
+        method: endpoint if isinstance(endpoint, tuple) else ("basic", endpoint)
+        for method, endpoint in endpoints.items()
+    }
+    pattern = path.replace("{", "(?P<").replace("}", ">[^/]+?)").replace(".", r"\.")
+
+    def view(request: HttpRequest, **path_params: str) -> HttpResponse:
+        return _respond(request, with_scopes, path_params)
+
+    return re_path(rf"^{pattern}(?:\.json)?/?$", view)
+
+
+def raw(path: str, method: str, view: Callable[[HttpRequest], dict]):
+    """A URL pattern for a view that takes Django's request and whose answer is not wrapped (OAuth's own)."""
+
+    def wrapped(request: HttpRequest) -> HttpResponse:
+        if request.method != method:
+            return method_not_allowed(request, [method])
+        try:
+            return envelope.answer(request, 200, view(request) or {})
+        except Exception as error:
+            response = _response_to(request, error)
+            meta = json.loads(response.content)["meta"]
+            # OAuth clients look for the error beside `meta` (python-instagram does).
+            return envelope.answer(request, response.status_code, {"meta": meta, **meta})
+
+    return re_path(rf"^{path}/?$", wrapped)
+
+
+def not_found(request: HttpRequest, exception=None) -> HttpResponse:
+    return envelope.error(request, 404, "APINotFoundError", f"there is no path {request.path}")
+
+
+def method_not_allowed(request: HttpRequest, allowed: list[str]) -> HttpResponse:
+    message = f"{request.path} answers to {', '.join(allowed)}, not to {request.method}"
+    response = envelope.error(request, 405, "APIInvalidParametersError", message)
+    response["Allow"] = ", ".join(allowed)
+    return response
+
+
+def _respond(
+    request: HttpRequest, endpoints: dict[str, tuple[str, Endpoint]], path_params: dict[str, str]
+) -> HttpResponse:
+    method = "GET" if request.method == "HEAD" else request.method
+    if method not in endpoints:
+        return method_not_allowed(request, list(endpoints))
+    scope, endpoint = endpoints[method]
+    try:
+        params = _params(request) | path_params
+        arguments = {}
+        if "viewer" in inspect.signature(endpoint).parameters:
+            arguments["viewer"] = viewer = _viewer(request, params)
+            if scope not in viewer.scopes:
+                raise ScopeMissing(f"this needs the scope {scope!r}, which the access_token lacks")
+            params = {k: str(viewer.user_id) if (k, v) == ("user_id", "self") else v for k, v in params.items()}
+        result = endpoint(**arguments, **_checked(endpoint, params))
+    except Exception as error:
+        return _response_to(request, error)
+    if not isinstance(result, tuple):
+        return envelope.success(request, result)
+    data, cursor = result
+    return envelope.success(request, data, _pagination(request, cursor))
+
+
+def _viewer(request: HttpRequest, params: dict[str, Any]) -> Viewer:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        token = params.get("access_token", "")
+    if not isinstance(token, str) or not token.strip():
+        raise InvalidClient("Missing client_id or access_token URL parameter.")
+    return viewer_of(token.strip())
+
+
+def _params(request: HttpRequest) -> dict[str, Any]:
+    """The parameters of the query and of the body, in which the body's win. Raises InvalidParameters."""
+    params: dict[str, Any] = request.GET.dict()
+    if request.method != "GET":
+        params |= _body(request)
+    for name, value in params.items():
+        # Neither can be stored: Postgres refuses NUL, and half a surrogate pair is no character.
+        if isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
+            raise InvalidParameters(f"{name!r}: has a character that is not text")
+    return params
+
+
+def _body(request: HttpRequest) -> dict[str, Any]:
+    if request.content_type == "application/json" and request.body:
+        try:
+            body = json.loads(request.body)
+        except (ValueError, RecursionError) as error:
+            raise InvalidParameters(f"the body is not valid JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise InvalidParameters("the body must be a JSON object")
+        return body
+    if request.method == "POST":
+        return request.POST.dict()
+    return QueryDict(request.body).dict()
+
+
+@cache
+def _model(endpoint: Endpoint) -> type[pydantic.BaseModel]:
+    """A pydantic model of an endpoint's parameters."""
+    fields = {
+        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(endpoint).parameters.items()
+        if name != "viewer"
+    }
+    return pydantic.create_model(endpoint.__name__, **fields)
+
+
+def _checked(endpoint: Endpoint, params: dict[str, Any]) -> dict[str, Any]:
+    model = _model(endpoint)
+    # An empty value in a form or a query means that nothing was given.
+    given = {name: value for name, value in params.items() if value != "" or model.model_fields.get(name) is None}
+    try:
+        checked = model.model_validate(given)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidParameters(f"{first['loc'][0]}: {first['msg']}") from None
+    return {name: getattr(checked, name) for name in model.model_fields}
+
+
+def _pagination(request: HttpRequest, cursor: dict[str, str]) -> dict[str, str]:
+    if not cursor:
+        return {}
+    query = request.GET.copy()
+    query.pop("callback", None)
+    for name, value in cursor.items():
+        query[name] = value
+    next_url = f"{settings.SITE_URL}{request.path}?{query.urlencode()}"
+    return {f"next_{name}": value for name, value in cursor.items()} | {"next_url": next_url}
+
+
+def _response_to(request: HttpRequest, error: Exception) -> HttpResponse:
+    match error:
+        case ServiceError():
+            return envelope.error(request, error.code, error.error_type, str(error))
+        case RequestDataTooBig():
+            message = f"the body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes"
+            return envelope.error(request, 413, "APIInvalidParametersError", message)
+        case UnreadablePostError() | MultiPartParserError() | TooManyFieldsSent():
+            return envelope.error(request, 400, "APIInvalidParametersError", f"the body cannot be read: {error}")
+        case _ if isinstance(error, AWAY):
+            logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
+            message = "we cannot answer that right now; please try again in a moment"
+            response = envelope.error(request, 503, "APIError", message)
+            response["Retry-After"] = "1"
+            return response
+        case _:
+            logger.exception("%s %s", request.method, request.path)
+            return envelope.error(request, 500, "APIError", "an error of ours; we have been told")

@@ -1,0 +1,30 @@
+"""Every path that the app servers answer, and which function does."""
+
+from django.urls import path
+
+import accounts.api as accounts
+import accounts.oauth as oauth
+import feeds.api as feeds
+import photos.api as photos
+from instagram.api import dispatch, health
+from instagram.api.dispatch import raw, route
+
+urlpatterns = [
+    path("healthz", health.healthz),
+    path("readyz", health.readyz),
+    raw("oauth/access_token", "POST", oauth.access_token),
+    raw("oauth/revoke_token", "POST", oauth.revoke),
+    route("v1/accounts", POST=accounts.sign_up),
+    route("v1/users/self/feed", GET=feeds.home_feed),
+    route("v1/users/{user_id}", GET=accounts.get_user),
+    route("v1/users/{user_id}/media/recent", GET=photos.recent_media),
+    route(
+        "v1/users/{user_id}/relationship",
+        GET=accounts.get_relationship,
+        POST=("relationships", accounts.change_relationship),
+    ),
+    route("v1/media/uploads", POST=("publish", photos.create_upload)),
+    route("v1/media", POST=("publish", photos.publish)),
+    route("v1/media/{media_id}", GET=photos.get_media, DELETE=("publish", photos.delete_media)),
+]
+handler404 = dispatch.not_found

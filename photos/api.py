@@ -1,0 +1,57 @@
+"""The endpoints about photos."""
+
+import datetime
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from accounts.services import users
+from accounts.tokens import Viewer
+from accounts.types import Count, Id
+from photos import services, storage
+from photos.schemas import media, media_id
+from photos.types import MediaId
+
+Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
+Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
+
+
+def create_upload(viewer: Viewer, content_type: str = "image/jpeg") -> dict:
+    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=storage.PRESIGNED_SECONDS)
+    return services.create_upload(viewer.user_id, content_type) | {"expires_at": str(int(expires.timestamp()))}
+
+
+def publish(
+    viewer: Viewer,
+    upload_id: str,
+    caption: Annotated[str, StringConstraints(max_length=2200)] = "",
+    filter: Annotated[str, StringConstraints(max_length=30)] = "Normal",
+    latitude: Latitude | None = None,
+    longitude: Longitude | None = None,
+) -> dict:
+    photo = services.publish(viewer.user_id, upload_id, caption, filter, latitude, longitude)
+    return media(photo, users([viewer.user_id])[viewer.user_id])
+
+
+def get_media(viewer: Viewer, media_id: MediaId) -> dict:
+    return media(*services.get(viewer.user_id, *media_id))
+
+
+def delete_media(viewer: Viewer, media_id: MediaId) -> None:
+    services.delete(viewer.user_id, *media_id)
+
+
+def recent_media(
+    viewer: Viewer,
+    user_id: Id,
+    count: Count = 20,
+    max_id: MediaId | None = None,
+    min_id: MediaId | None = None,
+) -> tuple[list[dict], dict]:
+    # One more than asked for tells whether there is a next page.
+    photos, owner = services.recent_of(
+        viewer.user_id, user_id, max_id and max_id.photo_id, min_id and min_id.photo_id, count + 1
+    )
+    page = photos[:count]
+    cursor = {"max_id": media_id(page[-1])} if len(photos) > count else {}
+    return [media(photo, owner) for photo in page], cursor

@@ -1,0 +1,37 @@
+"""Photos, in their owner's shard."""
+
+from django.db import models
+
+from shardmap.shards import PLACEHOLDER, sharded_table
+
+
+class NextId(models.Func):
+    """The shard's next ID, made by Postgres as the row is inserted (see shardmap.ids)."""
+
+    template = f"{PLACEHOLDER}.next_id()"
+
+
+class Status(models.TextChoices):
+    PROCESSING = "processing"  # published; visible to its owner alone
+    READY = "ready"
+    REJECTED = "rejected"  # not a picture; its owner reads why
+    DELETED = "deleted"  # shown to nobody; the job photos.bury removes what is left of it
+
+
+class Photo(models.Model):
+    id = models.BigIntegerField(primary_key=True, db_default=NextId())
+    owner_id = models.BigIntegerField()
+    upload_id = models.CharField(max_length=32)  # also the name of the renditions, which nobody can guess
+    status = models.CharField(max_length=10, choices=Status, default=Status.PROCESSING)
+    message = models.CharField(max_length=300, default="")  # why it was rejected
+    caption = models.CharField(max_length=2200, default="")
+    filter = models.CharField(max_length=30, default="Normal")
+    latitude = models.FloatField(null=True)
+    longitude = models.FloatField(null=True)
+
+    class Meta:
+        db_table = sharded_table("photos_photo")
+        constraints = [models.UniqueConstraint(fields=["owner_id", "upload_id"], name="photo_once_per_upload")]
+        indexes = [
+            models.Index(fields=["owner_id", "id"], condition=models.Q(status=Status.READY), name="photos_of_owner")
+        ]

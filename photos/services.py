@@ -1,0 +1,244 @@
+"""A photo's way: `create_upload`, `publish`, `process`; and `delete`. See docs/photos.md.
+
+phone                     app server                         worker
+─ POST media/uploads ───▶ create_upload: a presigned form
+─ the photo ────────────▶ S3
+─ POST media ───────────▶ publish: row + job in the outbox ─▶ process: renditions into S3, status "ready"
+◀──────────── the media, "processing" for its owner alone     └─▶ the job feeds.fan_out
+"""
+
+import heapq
+import secrets
+from collections.abc import Iterable, Iterator
+
+from django.db import IntegrityError
+
+from accounts.errors import InvalidParameters, NotAllowed, NotFound
+from accounts.services import BLOCKED, COUNTS, USERS, add_to_counts, refuse_blocked
+from photos import storage
+from photos.imaging import MAX_BYTES, NotAPicture, render
+from photos.models import Photo, Status
+from shardmap import cache, photo_map
+from shardmap.ids import MAX_ID, shard_of_id
+from shardmap.scatter import scatter
+from shardmap.shards import on_logical_shard, on_shard, shard_of, shard_transaction
+from workers.outbox import enqueue
+
+CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif", "image/avif")
+OWNERS_A_QUERY = 5000
+
+_FIELDS = ("id", "owner_id", "upload_id", "status", "message", "caption", "filter", "latitude", "longitude")
+
+
+def _load_media(photo_ids: list[int]) -> dict[int, dict]:
+    by_shard: dict[int, list[int]] = {}
+    for photo_id in photo_ids:
+        by_shard.setdefault(shard_of_id(photo_id), []).append(photo_id)
+    rows = scatter(
+        f"""SELECT {", ".join(_FIELDS)} FROM "logical"."photos_photo" WHERE id = ANY(%s) AND status <> 'deleted'""",
+        {shard: [ids] for shard, ids in by_shard.items()},
+    )
+    return {row[0]: dict(zip(_FIELDS, row, strict=True)) for row in rows}
+
+
+MEDIA = cache.Kind("media", _load_media)
+
+
+def create_upload(owner_id: int, content_type: str) -> dict:
+    """A form by which the owner's phone uploads one photo to S3: {upload_id, url, fields}."""
+    if content_type not in CONTENT_TYPES:
+        raise InvalidParameters(f"content_type: {content_type!r} is none of {', '.join(CONTENT_TYPES)}")
+    upload_id = secrets.token_hex(16)
+    url, fields = storage.presign(owner_id, upload_id, content_type)
+    return {"upload_id": upload_id, "url": url, "fields": fields}
+
+
+def publish(
+    owner_id: int,
+    upload_id: str,
+    caption: str = "",
+    filter: str = "Normal",
+    latitude: float | None = None,
+    longitude: float | None = None,
+) -> dict:
+    """Makes a photo of an upload; returns its value of kind MEDIA. Doing it again returns the same photo.
+
+    Raises InvalidParameters when nothing, or too much, was uploaded under this ID by this owner.
+    """
+    if not storage.UPLOAD_ID.fullmatch(upload_id):
+        raise InvalidParameters(f"upload_id: {upload_id!r} is not an upload_id")
+    if (latitude is None) != (longitude is None):
+        raise InvalidParameters("latitude: give both latitude and longitude, or neither")
+    size = storage.upload_size(owner_id, upload_id)
+    if size is None:
+        # A phone that lost our first answer asks again, perhaps after the upload was processed and removed.
+        if (photo := _photo_of_upload(owner_id, upload_id)) is not None:
+            return photo
+        raise InvalidParameters(f"upload_id: you have no upload {upload_id!r}; upload the photo first")
+    if size > MAX_BYTES:
+        raise InvalidParameters(f"upload_id: the photo has {size} bytes; {MAX_BYTES} are the most allowed")
+    try:
+        with shard_transaction(owner_id):
+            photo = Photo.objects.create(
+                owner_id=owner_id,
+                upload_id=upload_id,
+                caption=caption,
+                filter=filter,
+                latitude=latitude,
+                longitude=longitude,
+            )
+            enqueue("photos.process", owner_id=owner_id, photo_id=photo.id, upload_id=upload_id)
+    except IntegrityError:
+        # Published already; or at this instant, on another app server.
+        if (existing := _photo_of_upload(owner_id, upload_id)) is None:
+            raise InvalidParameters(f"upload_id: the photo of {upload_id!r} was deleted") from None
+        return existing
+    photo_map.remember(photo.id, owner_id)
+    return {field: getattr(photo, field) for field in _FIELDS}
+
+
+def process(owner_id: int, photo_id: int, upload_id: str) -> None:
+    """Turns the upload into renditions and the photo's status to "ready", or to "rejected" if it is no picture."""
+    with on_shard(owner_id):
+        photo = Photo.objects.filter(id=photo_id, owner_id=owner_id).first()
+    if photo is None or photo.status == Status.DELETED:
+        # photos.bury may have come before the renditions of an earlier try.
+        storage.delete_renditions(upload_id)
+    elif photo.status == Status.PROCESSING:
+        try:
+            renditions = render(storage.read_upload(owner_id, upload_id))
+        except NotAPicture as error:
+            _leave_processing(photo, Status.REJECTED, message=str(error)[:300])
+        else:
+            storage.put_renditions(upload_id, renditions)
+            if not _leave_processing(photo, Status.READY):
+                storage.delete_renditions(upload_id)  # deleted while we worked
+    storage.delete_upload(owner_id, upload_id)
+    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
+
+
+def _leave_processing(photo: Photo, status: Status, message: str = "") -> bool:
+    """Ends the processing of a photo, once; returns False when somebody else has ended it."""
+    with shard_transaction(photo.owner_id):
+        still_processing = Photo.objects.filter(id=photo.id, status=Status.PROCESSING)
+        if not still_processing.update(status=status, message=message):
+            return Photo.objects.filter(id=photo.id, status=status).exists()
+        if status == Status.READY:
+            add_to_counts(photo.owner_id, media=+1)
+            enqueue("feeds.fan_out", owner_id=photo.owner_id, photo_id=photo.id)
+    cache.forget(MEDIA.key(photo.id), COUNTS.key(photo.owner_id))
+    return True
+
+
+def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
+    """Takes a photo off the site at once; the job photos.bury removes its bytes. Raises NotFound, NotAllowed."""
+    photo, _ = get(viewer_id, photo_id, owner_id)
+    if photo["owner_id"] != viewer_id:
+        raise NotAllowed("only its owner may delete a photo")
+    with shard_transaction(viewer_id):
+        locked = Photo.objects.select_for_update().filter(id=photo_id).exclude(status=Status.DELETED).first()
+        if locked is not None:
+            if locked.status == Status.READY:
+                add_to_counts(viewer_id, media=-1)
+            locked.status = Status.DELETED
+            locked.save(update_fields=["status"])
+            enqueue("photos.bury", owner_id=viewer_id, photo_id=photo_id)
+    cache.forget(MEDIA.key(photo_id), COUNTS.key(viewer_id))
+
+
+def bury(owner_id: int, photo_id: int) -> None:
+    """Removes what is left of a deleted photo: its bytes, its places in feeds, its entry in the map, its row."""
+    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
+    with on_shard(owner_id):
+        photo = Photo.objects.filter(id=photo_id).first()
+    if photo is None:
+        return
+    storage.delete_upload(owner_id, photo.upload_id)
+    storage.delete_renditions(photo.upload_id)
+    photo_map.forget(photo_id)
+    with shard_transaction(owner_id):
+        if Photo.objects.filter(id=photo_id).delete()[0]:
+            enqueue("feeds.remove_photo", owner_id=owner_id, photo_id=photo_id)
+
+
+def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> tuple[dict, dict]:
+    """A photo that the viewer may see, and its owner, as values of kinds MEDIA and USERS.
+
+    `owner_id` is what the caller takes for the owner, if anything; else the photo→user map is asked. Raises NotFound
+    (also for what only its owner may see yet) and NotAllowed (blocked).
+    """
+    owner_id = owner_id if owner_id is not None else photo_map.owner_of(photo_id)
+    not_found = NotFound(f"there is no media {photo_id}")
+    if owner_id is None or not 0 < photo_id <= MAX_ID or shard_of(owner_id) != shard_of_id(photo_id):
+        raise not_found
+    media, users, blocked = cache.fetch((MEDIA, [photo_id]), (USERS, [owner_id]), (BLOCKED, [owner_id]))
+    photo = media.get(photo_id)
+    if photo is None or photo["owner_id"] != owner_id:
+        raise not_found
+    if photo["status"] != Status.READY and viewer_id != owner_id:
+        raise not_found
+    refuse_blocked(viewer_id, blocked[owner_id])
+    return photo, users[owner_id]
+
+
+def recent_of(
+    viewer_id: int, owner_id: int, max_id: int | None, min_id: int | None, count: int
+) -> tuple[list[dict], dict]:
+    """A user's newest photos older than `max_id` and newer than `min_id`, and the user. Types and errors as `get`."""
+    found, blocked = cache.fetch((USERS, [owner_id]), (BLOCKED, [owner_id]))
+    if owner_id not in found:
+        raise NotFound(f"there is no user {owner_id}")
+    refuse_blocked(viewer_id, blocked[owner_id])
+    with on_shard(owner_id):
+        photos = Photo.objects.filter(owner_id=owner_id, status=Status.READY)
+        if max_id is not None:
+            photos = photos.filter(id__lt=max_id)
+        if min_id is not None:
+            photos = photos.filter(id__gt=min_id)
+        return list(photos.order_by("-id").values(*_FIELDS)[:count]), found[owner_id]
+
+
+def is_ready(owner_id: int, photo_id: int) -> bool:
+    """Whether a photo may be shown, from the shard."""
+    with on_shard(owner_id):
+        return Photo.objects.filter(id=photo_id, status=Status.READY).exists()
+
+
+def newest_of(owner_ids: Iterable[int], max_id: int | None, count: int) -> list[tuple[int, int]]:
+    """The newest ready photos older than `max_id` of many owners together: (photo, owner), newest first."""
+    by_shard: dict[int, list[int]] = {}
+    for owner_id in owner_ids:
+        by_shard.setdefault(shard_of(owner_id), []).append(owner_id)
+    rows = scatter(
+        # The inner LIMIT makes it a short walk down the index for each owner, however many photos there are.
+        """
+        SELECT newest.id, owner.id FROM unnest(%s::bigint[]) AS owner (id), LATERAL (
+            SELECT id FROM "logical"."photos_photo" AS photo
+            WHERE photo.owner_id = owner.id AND photo.status = 'ready' AND photo.id < %s
+            ORDER BY photo.id DESC LIMIT %s
+        ) AS newest ORDER BY newest.id DESC LIMIT %s
+        """,
+        {shard: [owners, MAX_ID if max_id is None else max_id, count, count] for shard, owners in by_shard.items()},
+    )
+    return heapq.nlargest(count, rows)
+
+
+def owners_in_shard(shard: int, photo_ids: list[int] | None) -> Iterator[tuple[int, int]]:
+    """The truth behind the photo→user map: (photo, owner) of these photos, or of all, in order of ID."""
+    after = 0
+    while True:
+        with on_logical_shard(shard):
+            photos = Photo.objects.filter(id__gt=after).exclude(status=Status.DELETED).order_by("id")
+            if photo_ids is not None:
+                photos = photos.filter(id__in=photo_ids)
+            rows = list(photos.values_list("id", "owner_id")[:OWNERS_A_QUERY])
+        yield from rows
+        if len(rows) < OWNERS_A_QUERY:
+            return
+        after = rows[-1][0]
+
+
+def _photo_of_upload(owner_id: int, upload_id: str) -> dict | None:
+    with on_shard(owner_id):
+        photos = Photo.objects.filter(owner_id=owner_id, upload_id=upload_id)
+        return photos.exclude(status=Status.DELETED).values(*_FIELDS).first()

@@ -1,0 +1,191 @@
+"""Reads through Memcached that are never wrong, only sometimes slow.
+
+The danger of a read-through cache is the late fill: a process reads a row, another changes the row and deletes the
+cached copy, and then the first one stores what it had read. Leases close it (Nishtala et al., "Scaling Memcache at
+Facebook", NSDI 2013, section 3.2.1), made here of plain Memcached commands:
+
+    miss → add(key, lease)          a placeholder of our own; fails when somebody else was first
+         → gets(key)                our lease, with its version
+         → read the row
+         → cas(key, row, version)   stored only if nothing touched the key since
+
+Whoever changes a row deletes the key after the commit. That takes the lease away too, so a fill that began before
+finds its version gone and stores nothing.
+
+A key lives on `servers[crc32(key) % n]` and nowhere else. Libraries that send a dead server's keys to its neighbours
+come back to stale copies once it returns; here, a server that is away is a miss.
+
+How a change reaches the cache for sure: the service calls `forget` after its commit, and the job that it wrote to
+the outbox with the change calls `forget_surely`, which fails, and so is tried again, until it has succeeded.
+"""
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from django.conf import settings
+from pymemcache.client.base import Client
+from pymemcache.exceptions import MemcacheError, MemcacheUnexpectedCloseError
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_LIVE = 24 * 3600  # a bound on any mistake of ours, not the way rows stay fresh
+LEASE_SECONDS = 10  # longer than any read of a row may take
+SECONDS_DOWN = 1  # a server that failed is left alone for so long: its callers wait once, not each
+LEASE = b"?"  # no JSON text begins so
+
+Unavailable = (MemcacheError, OSError)
+_Hangup = (MemcacheUnexpectedCloseError, ConnectionResetError, BrokenPipeError)
+
+_local = threading.local()
+_down_until: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of cached thing: how its keys are named, and how those that are missing are read from the truth.
+
+    `load` gets the IDs that the cache lacks and returns {id: what `json` can hold}; what does not exist it leaves
+    out, and that is asked for anew each time.
+    """
+
+    prefix: str
+    load: Callable[[list], dict[Any, Any]]
+
+    def key(self, item_id: Any) -> str:
+        return f"{self.prefix}:{item_id}"
+
+
+def fetch(*wanted: tuple[Kind, Iterable]) -> list[dict[Any, Any]]:
+    """Things of several kinds in one round trip: `users, media = fetch((USERS, user_ids), (MEDIA, media_ids))`.
+
+    Returns a dict {id: value} for each pair. Misses cost one more round trip for the leases and their kind's `load`.
+    """
+    ids = [list(dict.fromkeys(item_ids)) for _, item_ids in wanted]
+    keys = [kind.key(item_id) for (kind, _), of_kind in zip(wanted, ids, strict=True) for item_id in of_kind]
+    cached = _get_many(keys)
+    return [_with_misses_filled(kind, of_kind, cached) for (kind, _), of_kind in zip(wanted, ids, strict=True)]
+
+
+def _with_misses_filled(kind: Kind, item_ids: list, cached: dict[str, bytes]) -> dict[Any, Any]:
+    raw = {item_id: cached.get(kind.key(item_id)) for item_id in item_ids}
+    found = {item_id: json.loads(text) for item_id, text in raw.items() if _is_value(text)}
+    missing = [item_id for item_id in item_ids if item_id not in found]
+    if not missing:
+        return found
+    # The leases first, the rows after: a row must not be older than its lease.
+    versions = _lease([kind.key(item_id) for item_id in missing])
+    loaded = kind.load(missing)
+    fills = {
+        kind.key(item_id): (json.dumps(value, separators=(",", ":")).encode(), versions[kind.key(item_id)])
+        for item_id, value in loaded.items()
+        if kind.key(item_id) in versions
+    }
+    _fill(fills)
+    return found | loaded
+
+
+def forget(*keys: str) -> None:
+    """Deletes keys after a change was committed; a server that is away is passed over (see `forget_surely`)."""
+    _delete(keys, surely=False)
+
+
+def forget_surely(*keys: str) -> None:
+    """Deletes keys; raises one of `Unavailable` when a server may still hold one. For jobs, which are tried again."""
+    _delete(keys, surely=True)
+
+
+def _is_value(raw: bytes | None) -> bool:
+    return raw is not None and not raw.startswith(LEASE)
+
+
+def _get_many(keys: list[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for server, its_keys in _by_server(keys).items():
+        found |= _ask(server, lambda client, k=its_keys: client.get_many(k)) or {}
+    return found
+
+
+def _lease(keys: list[str]) -> dict[str, bytes]:
+    """Takes leases; returns {key: version} of those that are now ours."""
+    ours: dict[str, bytes] = {}
+    nonce = LEASE + secrets.token_bytes(12).hex().encode()
+
+    def take(client: Client, its_keys: list[str]) -> dict[str, tuple[bytes, bytes]]:
+        for key in its_keys:
+            client.add(key, nonce, expire=LEASE_SECONDS, noreply=True)
+        return client.gets_many(its_keys)
+
+    for server, its_keys in _by_server(keys).items():
+        answers = _ask(server, lambda client, k=its_keys: take(client, k)) or {}
+        ours |= {key: version for key, (value, version) in answers.items() if value == nonce}
+    return ours
+
+
+def _fill(fills: dict[str, tuple[bytes, bytes]]) -> None:
+    def store(client: Client, its_keys: list[str]) -> None:
+        for key in its_keys:
+            value, version = fills[key]
+            client.cas(key, value, version, expire=SECONDS_TO_LIVE, noreply=True)
+
+    for server, its_keys in _by_server(fills).items():
+        _ask(server, lambda client, k=its_keys: store(client, k))
+
+
+def _delete(keys: Iterable[str], surely: bool) -> None:
+    for server, its_keys in _by_server(keys).items():
+        try:
+            _call(server, lambda client, k=its_keys: client.delete_many(k, noreply=False))
+        except ConnectionRefusedError:
+            # Nobody listens there, so nobody remembers: Memcached keeps nothing over its death.
+            continue
+        except Unavailable as error:
+            _give_up(server, error)
+            if surely:
+                raise
+
+
+def _ask(server: str, question: Callable[[Client], Any]) -> Any:
+    """The answer of one server, or None when it is away."""
+    if _down_until.get(server, 0) > time.monotonic():
+        return None
+    try:
+        return _call(server, question)
+    except Unavailable as error:
+        _give_up(server, error)
+        return None
+
+
+def _call(server: str, question: Callable[[Client], Any]) -> Any:
+    """Asks a server; once more on a new connection if the old one was that of a server that has restarted since."""
+    try:
+        return question(_client(server))
+    except _Hangup:
+        return question(_client(server))
+
+
+def _give_up(server: str, error: Exception) -> None:
+    logger.warning("memcached %s is left alone for %s s: %s", server, SECONDS_DOWN, error)
+    _down_until[server] = time.monotonic() + SECONDS_DOWN
+
+
+def _client(server: str) -> Client:
+    """This thread's connection to a server; pymemcache opens it anew after an error."""
+    clients = _local.__dict__.setdefault("clients", {})
+    if server not in clients:
+        clients[server] = Client(server, connect_timeout=0.25, timeout=0.5, no_delay=True)
+    return clients[server]
+
+
+def _by_server(keys: Iterable[str]) -> dict[str, list[str]]:
+    servers = settings.MEMCACHED
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(servers[crc32(key.encode()) % len(servers)], []).append(key)
+    return groups

@@ -1,0 +1,158 @@
+"""The photo→user map: who owns a photo of which only the ID is known.
+
+Redis hashes, each the photos of one logical shard in one window of time. Nothing is stored twice: shard and window
+are in the key, so the field is what remains of the ID (milliseconds within the window and the sequence) in 5 bytes,
+and the value is the user's number within the shard, a small integer. Small hashes are listpacks in Redis
+(hash-max-listpack-entries 1024): `manage.py bench shardmap` measures the bytes an entry.
+
+    ID:  | ms: window 15+ bits | ms: rest 26 bits | shard 13 bits | sequence 10 bits |
+    key  photo_owner:{<shard>}:<window>    field  <rest><sequence> as 5 bytes    value  owner // LOGICAL_SHARDS
+
+2**26 ms are 18.6 hours. A shard of a busy site (5 million photos a day on 4096 shards) fills a window with 950
+entries, a quiet one with a hundred; both are cheap, which neither longer nor shorter windows would be for both.
+
+The map is a shortcut, not the truth. A photo that it does not know, or that is asked for while Redis is away, is
+looked up in the shard that its ID names. So it may be lost at any time, and comes back entry by entry as photos are
+asked for, or at once by `manage.py shardmap rebuild`.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+from django.conf import settings
+
+from shardmap.ids import MAX_ID, SEQUENCE_BITS, milliseconds_of_id, shard_of_id
+from shardmap.redis_client import Unavailable, redis_client
+from shardmap.shards import shard_of
+
+logger = logging.getLogger(__name__)
+
+WINDOW_BITS = 26
+FIELD_BYTES = 5
+BATCH = 5000  # entries a round trip in a rebuild
+
+Owners = dict[int, int]  # photo ID → user ID
+# (logical shard, photo IDs or None for all of the shard) → (photo ID, owner's ID), …
+Source = Callable[[int, list[int] | None], Iterable[tuple[int, int]]]
+
+_source: Source | None = None
+
+
+def use_source(source: Source) -> None:
+    """Says how the truth is read from a shard; called once, by the app that has the photos."""
+    global _source
+    _source = source
+
+
+def _address(photo_id: int) -> tuple[str, bytes]:
+    """The hash's key, and the field in it."""
+    milliseconds = milliseconds_of_id(photo_id)
+    window, rest = milliseconds >> WINDOW_BITS, milliseconds & ((1 << WINDOW_BITS) - 1)
+    field = rest << SEQUENCE_BITS | photo_id & ((1 << SEQUENCE_BITS) - 1)
+    # The tag in braces keeps a shard on one node of a Redis Cluster.
+    return f"photo_owner:{{{shard_of_id(photo_id)}}}:{window}", field.to_bytes(FIELD_BYTES, "big")
+
+
+def _redis():
+    return redis_client(settings.REDIS_SHARDMAP_URL)
+
+
+def _write(owners: Owners) -> None:
+    with _redis().pipeline(transaction=False) as pipeline:
+        for photo_id, owner_id in owners.items():
+            pipeline.hset(*_address(photo_id), owner_id // settings.LOGICAL_SHARDS)
+        pipeline.execute()
+
+
+def _read(photo_ids: list[int]) -> Owners:
+    with _redis().pipeline(transaction=False) as pipeline:
+        for photo_id in photo_ids:
+            pipeline.hget(*_address(photo_id))
+        values = pipeline.execute()
+    return {
+        photo_id: int(value) * settings.LOGICAL_SHARDS + shard_of_id(photo_id)
+        for photo_id, value in zip(photo_ids, values, strict=True)
+        if value is not None
+    }
+
+
+def remember(photo_id: int, owner_id: int) -> None:
+    """Notes a photo's owner. While Redis is away nothing is noted, and `owner_of` asks the shard."""
+    if shard_of_id(photo_id) != shard_of(owner_id):
+        raise ValueError(f"photo {photo_id} was not made in the shard of user {owner_id}")
+    try:
+        _write({photo_id: owner_id})
+    except Unavailable as error:
+        logger.warning("photo map: photo %s is not noted: %s", photo_id, error)
+
+
+def owner_of(photo_id: int) -> int | None:
+    """The owner's ID, or None when there is no such photo."""
+    return owners_of([photo_id]).get(photo_id)
+
+
+def owners_of(photo_ids: Iterable[int]) -> Owners:
+    """The owners of many photos in one round trip to Redis; photos that do not exist are left out.
+
+    Those that Redis does not know cost a query for each of their shards, and are noted for the next time.
+    """
+    wanted = [
+        photo_id
+        for photo_id in dict.fromkeys(photo_ids)
+        if 0 < photo_id <= MAX_ID and shard_of_id(photo_id) < settings.LOGICAL_SHARDS
+    ]
+    try:
+        owners = _read(wanted)
+    except Unavailable as error:
+        logger.warning("photo map: asking the shards: %s", error)
+        return _read_from_shards(wanted)
+    if unknown := [photo_id for photo_id in wanted if photo_id not in owners]:
+        found = _read_from_shards(unknown)
+        owners |= found
+        for photo_id, owner_id in found.items():
+            remember(photo_id, owner_id)
+    return owners
+
+
+def forget(photo_id: int) -> None:
+    """Takes a photo out of the map. Raises `redis_client.Unavailable`: who deletes must know that it happened."""
+    key, field = _address(photo_id)
+    _redis().hdel(key, field)
+
+
+def rebuild(progress: Callable[[int, int], None]) -> int:
+    """Writes the whole map from the shards, while the site runs; returns the number of photos.
+
+    `progress(logical shard, photos so far)` is called after each shard. Raises `redis_client.Unavailable`.
+    """
+    total = 0
+    for shard in range(settings.LOGICAL_SHARDS):
+        for batch in _batches(_truth()(shard, None)):
+            _write(dict(batch))
+            total += len(batch)
+        progress(shard, total)
+    return total
+
+
+def _batches(pairs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    batch = []
+    for pair in pairs:
+        batch.append(pair)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _read_from_shards(photo_ids: list[int]) -> Owners:
+    by_shard: dict[int, list[int]] = {}
+    for photo_id in photo_ids:
+        by_shard.setdefault(shard_of_id(photo_id), []).append(photo_id)
+    return {photo_id: owner_id for shard, ids in by_shard.items() for photo_id, owner_id in _truth()(shard, ids)}
+
+
+def _truth() -> Source:
+    if _source is None:
+        raise RuntimeError("photo map: no source is set; the app with the photos calls use_source()")
+    return _source

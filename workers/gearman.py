@@ -1,0 +1,86 @@
+"""Talking to gearmand. It is the fast way to a worker, not the memory: that is the outbox."""
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterable
+
+import gearman
+from django.conf import settings
+from gearman.connection import GearmanConnection
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 0.5
+SUBMIT_SECONDS = 1.0
+
+_local = threading.local()
+
+
+class Connection(GearmanConnection):
+    """pygearman's connection, with a time-out for the connect, which it lacks."""
+
+    def _create_client_socket(self) -> None:
+        try:
+            self.set_socket(socket.create_connection((self.gearman_host, self.gearman_port), CONNECT_SECONDS))
+        except OSError as error:
+            self.throw_exception(exception=error)
+
+
+class Client(gearman.GearmanClient):
+    connection_class = Connection
+
+
+class Worker(gearman.GearmanWorker):
+    connection_class = Connection
+
+
+class Unavailable(Exception):
+    """gearmand did not take a job in time."""
+
+
+def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
+    """Hands outbox rows, (row's ID, job's name), to gearmand. Raises Unavailable.
+
+    The row is the job's unique key there: one that is already waiting or running is not queued twice.
+    """
+    requests = [
+        {"task": name.encode(), "data": pack(database, row_id), "unique": f"{database}:{row_id}".encode()}
+        for row_id, name in jobs
+    ]
+    try:
+        submitted = _client().submit_multiple_jobs(
+            requests, background=True, wait_until_complete=False, poll_timeout=SUBMIT_SECONDS
+        )
+        if any(request.timed_out or request.state == gearman.JOB_UNKNOWN for request in submitted):
+            raise Unavailable(f"no answer within {SUBMIT_SECONDS} s")
+    except gearman.errors.GearmanError as error:
+        _drop_client()
+        raise Unavailable(str(error) or type(error).__name__) from error
+    except Unavailable:
+        _drop_client()
+        raise
+
+
+def pack(database: str, row_id: int) -> bytes:
+    return json.dumps([database, row_id]).encode()
+
+
+def unpack(data: bytes) -> tuple[str, int]:
+    database, row_id = json.loads(data)
+    return database, row_id
+
+
+def _client() -> Client:
+    """This thread's connection: pygearman's client is not safe for several threads."""
+    if not hasattr(_local, "client"):
+        _local.client = Client(settings.GEARMAN)
+    return _local.client
+
+
+def _drop_client() -> None:
+    """After an error: an answer that comes late must not be taken for the answer to the next submit."""
+    client = _local.__dict__.pop("client", None)
+    if client is not None:
+        client.shutdown()
