@@ -1,0 +1,166 @@
+import itertools
+
+import pytest
+
+from accounts import graph
+from accounts.models import Counts, Follow, Follower
+from shardmap.shards import on_shard, shard_transaction
+from tests.support import Refused, ctl, settled
+
+
+def edges(follower, followee) -> tuple:
+    """Both rows of an edge: (active, version) at the follower's, (active, version) at the followee's."""
+    with on_shard(follower.id):
+        near = Follow.objects.filter(follower_id=follower.id, followee_id=followee.id).first()
+    with on_shard(followee.id):
+        far = Follower.objects.filter(follower_id=follower.id, followee_id=followee.id).first()
+    return tuple(row and (row.active, row.version) for row in (near, far))
+
+
+def counted(one) -> tuple[int, int]:
+    """(follows, followed_by), from the shard."""
+    with on_shard(one.id):
+        row = Counts.objects.filter(user_id=one.id).first()
+    return (row.follows, row.followed_by) if row else (0, 0)
+
+
+@pytest.fixture(scope="module")
+def no_workers():
+    """The far side of an edge changes only when a test says so."""
+    ctl("stop", "worker")
+    yield
+    ctl("start", "worker")
+
+
+def test_following_writes_both_edges_and_both_counts(person):
+    one, other = person(), person()
+    assert one.follow(other)["outgoing_status"] == "follows"
+    settled(one, other)
+    assert edges(one, other) == ((True, 1), (True, 1))
+    assert (one.counts()["follows"], one.counts()["followed_by"]) == (1, 0)
+    assert (other.counts()["follows"], other.counts()["followed_by"]) == (0, 1)
+    assert other.get(f"users/{one.id}/relationship")["incoming_status"] == "followed_by"
+
+
+def test_following_twice_and_unfollowing_twice_count_once(person):
+    one, other = person(), person()
+    one.follow(other)
+    one.follow(other)
+    settled(one, other)
+    assert (counted(one), counted(other)) == ((1, 0), (0, 1))
+    one.unfollow(other)
+    assert one.unfollow(other)["outgoing_status"] == "none"
+    settled(one, other)
+    assert (counted(one), counted(other)) == ((0, 0), (0, 0))
+
+
+def test_unfollowing_somebody_never_followed_changes_nothing(person):
+    one, other = person(), person()
+    one.unfollow(other)
+    assert edges(one, other) == (None, None)
+    assert counted(one) == (0, 0)
+
+
+def test_following_oneself_is_refused(person):
+    one = person()
+    with pytest.raises(Refused) as refused:
+        one.follow(one)
+    assert refused.value.meta["error_type"] == "APIInvalidParametersError"
+    assert "yourself" in refused.value.meta["error_message"]
+
+
+def test_following_a_user_who_does_not_exist_is_refused(person):
+    with pytest.raises(Refused) as refused:
+        person().post("users/999999999/relationship", action="follow")
+    assert refused.value.meta["error_type"] == "APINotFoundError"
+
+
+@pytest.mark.parametrize("action", ["", "like", "FOLLOW"])
+def test_an_unknown_action_is_named(person, action):
+    with pytest.raises(Refused) as refused:
+        person().post(f"users/{person().id}/relationship", action=action)
+    assert "action" in refused.value.meta["error_message"]
+
+
+def test_nobody_follows_more_than_the_most_allowed(person, monkeypatch):
+    one, other, third = person(), person(), person()
+    monkeypatch.setattr(graph, "MAX_FOLLOWS", 1)
+    graph.follow(one.id, other.id)
+    graph.follow(one.id, other.id)  # again: allowed
+    with pytest.raises(graph.NotAllowed):
+        graph.follow(one.id, third.id)
+
+
+def test_unfollow_ends_at_the_last_word_too(person):
+    one, other = person(), person()
+    for _ in range(3):
+        one.follow(other)
+        one.unfollow(other)
+    settled(one, other)
+    assert edges(one, other) == ((False, 6), (False, 6))
+    assert (counted(one), counted(other)) == ((0, 0), (0, 0))
+
+
+def test_blocking_ends_both_follows_and_hides_the_blocker(person):
+    blocker, blocked = person(), person()
+    blocker.follow(blocked)
+    blocked.follow(blocker)
+    settled(blocker, blocked)
+    media = blocker.take()
+    assert blocker.block(blocked)["incoming_status"] == "blocked_by_you"
+    for path in (f"users/{blocker.id}", f"users/{blocker.id}/media/recent", f"media/{media['id']}"):
+        with pytest.raises(Refused) as refused:
+            blocked.get(path)
+        assert refused.value.meta["error_type"] == "APINotAllowedError"
+    with pytest.raises(Refused):
+        blocked.follow(blocker)
+    settled(blocker, blocked)
+    assert counted(blocker) == counted(blocked) == (0, 0)
+    assert edges(blocked, blocker) == ((False, 2), (False, 2))
+
+
+def test_unblocking_shows_the_blocker_again_but_restores_no_follow(person):
+    blocker, blocked = person(), person()
+    blocked.follow(blocker)
+    blocker.block(blocked)
+    blocker.post(f"users/{blocked.id}/relationship", action="unblock")
+    assert blocked.get(f"users/{blocker.id}")["id"] == str(blocker.id)
+    assert blocked.get(f"users/{blocker.id}/relationship")["outgoing_status"] == "none"
+    blocked.follow(blocker)
+    settled(blocker, blocked)
+    assert counted(blocker) == (0, 1)
+
+
+def test_a_follow_that_commits_after_the_block_is_ended_by_its_job(person):
+    blocker, blocked = person(), person()
+    blocker.block(blocked)
+    settled(blocker, blocked)
+    with shard_transaction(blocked.id):  # as a request that had looked for blocks just before
+        Follow.objects.create(follower_id=blocked.id, followee_id=blocker.id, active=True, version=1)
+        graph._edge_changed(blocked.id, blocker.id, follows=+1)
+    settled(blocker, blocked)
+    assert edges(blocked, blocker) == ((False, 2), (False, 2))
+    assert counted(blocker) == counted(blocked) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "order", [*itertools.permutations([0, 1, 2]), (2, 2, 2), (0, 0, 2, 2), (2, 1, 0, 2, 1, 0)], ids=str
+)
+def test_follow_unfollow_follow_ends_at_the_last_word_in_whatever_order_the_jobs_come(
+    person, monkeypatch, order, no_workers
+):
+    one, other = person(), person()
+    # What each of the three jobs finds at the follower's when it looks there.
+    graph.follow(one.id, other.id)
+    graph.unfollow(one.id, other.id)
+    graph.follow(one.id, other.id)
+    seen = [(True, 1), (False, 2), (True, 3)]
+    truth = Follow.objects.get
+    for index in order:
+        active, version = seen[index]
+        row = Follow(follower_id=one.id, followee_id=other.id, active=active, version=version)
+        monkeypatch.setattr(Follow.objects, "get", lambda row=row, **key: row)
+        graph.mirror(one.id, other.id)
+    monkeypatch.setattr(Follow.objects, "get", truth)
+    assert edges(one, other) == ((True, 3), (True, 3))
+    assert (counted(one), counted(other)) == ((1, 0), (0, 1))

@@ -1,0 +1,36 @@
+"""Every test runs against the real servers of the stack `test` (see docs/local-stack.md): `make test` starts them.
+
+Nothing is rolled back or emptied between tests; each makes users of its own.
+"""
+
+import os
+
+import django
+import pytest
+
+os.environ.setdefault("STACK", "test")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
+django.setup()
+
+from tests.support import Person, ctl, eventually, get  # noqa: E402  (needs the settings)
+
+
+@pytest.fixture
+def person():
+    """A function that signs somebody up through the API."""
+    return Person
+
+
+@pytest.fixture
+def stopped():
+    """A function that stops programs of the stack; when the test ends they run again, and the site is well."""
+    names = []
+
+    def stop(*programs: str) -> None:
+        names.extend(programs)
+        ctl("stop", *programs)
+
+    yield stop
+    if names:
+        ctl("start", *names)
+        eventually(lambda: get("/readyz").status_code == 200, 30, "the site is ready again")

@@ -1,0 +1,160 @@
+import json
+
+import pytest
+import requests
+from django.conf import settings
+
+from tests.support import ctl, eventually, get, new_username
+
+SITE = settings.SITE_URL
+
+
+def meta_of(response: requests.Response) -> dict:
+    """The envelope's `meta` of an error, after checking that it is one envelope and agrees with the status."""
+    assert response.headers["Content-Type"].startswith("application/json"), response.text
+    body = response.json()
+    assert set(body) == {"meta"}
+    assert body["meta"]["code"] == response.status_code
+    assert body["meta"]["error_type"]
+    assert body["meta"]["error_message"]
+    return body["meta"]
+
+
+@pytest.fixture(scope="module")
+def one():
+    from tests.support import Person
+
+    return Person()
+
+
+@pytest.mark.parametrize("form", ["users/self", "users/self/", "users/self.json", "users/self.json/"])
+def test_a_path_answers_in_every_form(one, form):
+    assert one.get(form)["id"] == str(one.id)
+
+
+@pytest.mark.parametrize("how", ["query", "bearer", "lower-case bearer"])
+def test_a_token_is_taken_from_the_query_or_a_header(one, how):
+    headers = {"bearer": f"Bearer {one.token}", "lower-case bearer": f"bearer {one.token}"}
+    if how == "query":
+        response = get("/v1/users/self", params={"access_token": one.token})
+    else:
+        response = get("/v1/users/self", headers={"Authorization": headers[how]})
+    assert response.json()["data"]["id"] == str(one.id)
+
+
+def test_a_token_in_the_body_is_taken(one):
+    body = {"access_token": one.token, "content_type": "image/png"}
+    for options in ({"data": body}, {"json": body}, {"files": {k: (None, v) for k, v in body.items()}}):
+        response = requests.post(f"{SITE}/v1/media/uploads", timeout=10, **options)
+        assert response.json()["data"]["fields"]["Content-Type"] == "image/png"
+
+
+def test_the_envelope(one):
+    response = one.call("GET", "users/self")
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.json()["meta"] == {"code": 200}
+
+
+def test_jsonp(one):
+    response = one.call("GET", "users/self", params={"callback": "app.show_$1"})
+    assert response.headers["Content-Type"].startswith("application/javascript")
+    assert response.text.startswith("/**/app.show_$1({")
+    assert response.text.endswith(");")
+    assert json.loads(response.text[len("/**/app.show_$1(") : -2])["data"]["id"] == str(one.id)
+
+
+@pytest.mark.parametrize("callback", ["alert(1)", "a b", "<script>", "1a", "x" * 65, "a;b"])
+def test_a_callback_that_is_no_name_is_not_called(one, callback):
+    response = one.call("GET", "users/self", params={"callback": callback})
+    assert response.headers["Content-Type"].startswith("application/json")
+    assert callback not in response.text
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/users/1/2/3", "/v1/users//", "/favicon.ico"])
+def test_an_unknown_path_is_a_404_envelope(path):
+    assert meta_of(get(path))["code"] == 404
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "users/self"), ("PUT", "media"), ("DELETE", "users/self/feed")])
+def test_a_wrong_method_is_a_405_envelope(one, method, path):
+    response = one.call(method, path)
+    assert meta_of(response)["code"] == 405
+    assert response.headers["Allow"]
+
+
+@pytest.mark.parametrize("body", ["{", "[]", '"text"', "null", "[" * 100_000, b"\xff\xfe", '{"upload_id": "\\ud800"}'])
+def test_broken_json_is_an_envelope(one, body):
+    headers = {"Authorization": f"Bearer {one.token}", "Content-Type": "application/json"}
+    response = requests.post(f"{SITE}/v1/media", data=body, headers=headers, timeout=10)
+    assert meta_of(response)["error_type"] == "APIInvalidParametersError"
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [1], 5, True, None])
+def test_a_json_value_of_the_wrong_type_is_named(one, value):
+    headers = {"Authorization": f"Bearer {one.token}"}
+    response = requests.post(f"{SITE}/v1/media", json={"upload_id": value}, headers=headers, timeout=10)
+    assert "upload_id" in meta_of(response)["error_message"]
+
+
+def test_an_oversized_body_is_a_413_envelope(one):
+    response = one.call("POST", "media", form={"caption": "x" * (2 * 1024 * 1024)})
+    assert meta_of(response)["code"] == 413
+
+
+def test_a_form_with_thousands_of_fields_is_an_envelope(one):
+    response = one.call("POST", "media", form={f"f{n}": "" for n in range(5000)})
+    assert meta_of(response)["code"] == 400
+
+
+def test_a_missing_parameter_is_named(one):
+    assert "upload_id" in meta_of(one.call("POST", "media"))["error_message"]
+    response = requests.post(f"{SITE}/v1/accounts", data={"client_id": "phone"}, timeout=10)
+    assert "username" in meta_of(response)["error_message"]
+
+
+def test_sign_up_with_json(one):
+    name = new_username()
+    body = {"client_id": "phone", "username": name, "password": "correct horse", "email": f"{name}@example.com"}
+    response = requests.post(f"{SITE}/v1/accounts", json=body, timeout=10)
+    assert response.json()["data"]["user"]["username"] == name
+
+
+def test_next_url_is_absolute_and_keeps_the_parameters(one):
+    for _ in range(3):
+        one.publish()
+    eventually(lambda: len(one.feed()) == 3)
+    response = get("/v1/users/self/feed", params={"count": 1, "access_token": one.token, "callback": ""}).json()
+    pagination = response["pagination"]
+    assert pagination["next_url"].startswith(f"{SITE}/v1/users/self/feed?")
+    second = requests.get(pagination["next_url"], timeout=10).json()
+    assert second["data"][0]["id"] != response["data"][0]["id"]
+    assert len(second["data"]) == 1
+
+
+def test_head_is_answered_like_get_without_a_body(one):
+    response = one.call("HEAD", "users/self")
+    assert response.status_code == 200
+    assert response.content == b""
+
+
+def test_healthz_and_readyz():
+    assert get("/healthz").text == "ok\n"
+    ready = get("/readyz")
+    assert ready.status_code == 200
+    lines = dict(line.split(": ") for line in ready.text.splitlines())
+    assert {"postgres default", "postgres a", "postgres b", "redis shardmap", "redis feeds", "s3"} <= set(lines)
+    assert sum(name.startswith(("memcached", "gearmand")) for name in lines) == 3
+    assert set(lines.values()) == {"ok"}
+
+
+def test_readyz_names_what_is_away(stopped):
+    stopped("gearmand")
+    response = get("/readyz")
+    assert response.status_code == 503
+    wrong = [line for line in response.text.splitlines() if not line.endswith(": ok")]
+    assert len(wrong) == 1
+    assert wrong[0].startswith("gearmand")
+    ctl("start", "gearmand")
+    eventually(lambda: get("/readyz").status_code == 200)

@@ -1,0 +1,100 @@
+import pytest
+from django.conf import settings
+from redis.connection import Connection
+
+from photos.models import Photo
+from shardmap import photo_map
+from shardmap.redis_client import Unavailable, redis_client
+from shardmap.shards import on_shard
+from tests.support import ctl, eventually, photo_id
+
+
+def redis():
+    return redis_client(settings.REDIS_SHARDMAP_URL)
+
+
+@pytest.fixture
+def photos():
+    """Rows of three photos, of users in three shards: {photo: owner}."""
+    made = {}
+    for owner in (900_001, 900_002, 900_011):
+        with on_shard(owner):
+            photo = Photo.objects.create(owner_id=owner, upload_id=f"map{owner}")
+        made[photo.id] = owner
+    yield made
+    for photo, owner in made.items():
+        with on_shard(owner):
+            Photo.objects.filter(id=photo).delete()
+
+
+def test_what_was_remembered_is_known_without_asking_the_shards(photos, monkeypatch):
+    for photo, owner in photos.items():
+        photo_map.remember(photo, owner)
+    monkeypatch.setattr(photo_map, "_source", None)  # asking the shards would raise
+    assert photo_map.owners_of(photos) == photos
+    for photo, owner in photos.items():
+        assert photo_map.owner_of(photo) == owner
+
+
+def test_many_are_read_in_one_round_trip(photos, monkeypatch):
+    for photo, owner in photos.items():
+        photo_map.remember(photo, owner)
+    sent = []
+    send = Connection.send_packed_command
+
+    def counting(connection, command, **options):
+        sent.append(command)
+        return send(connection, command, **options)
+
+    monkeypatch.setattr(Connection, "send_packed_command", counting)
+    assert photo_map.owners_of(photos) == photos
+    assert len(sent) == 1
+
+
+def test_a_photo_that_redis_does_not_know_is_found_in_its_shard_and_then_known(photos, monkeypatch):
+    assert photo_map.owners_of(photos) == photos
+    monkeypatch.setattr(photo_map, "_source", None)
+    assert photo_map.owners_of(photos) == photos
+
+
+def test_a_forgotten_photo_is_not_known(photos):
+    photo, owner = next(iter(photos.items()))
+    photo_map.remember(photo, owner)
+    with on_shard(owner):
+        Photo.objects.filter(id=photo).delete()
+    photo_map.forget(photo)
+    assert photo_map.owner_of(photo) is None
+
+
+@pytest.mark.parametrize("photo", [0, -1, 1, 2**63, 2**63 - 1, 8191 << 10])
+def test_an_id_that_was_never_made_has_no_owner(photo):
+    assert photo_map.owner_of(photo) is None
+
+
+def test_a_photo_cannot_be_given_to_a_user_of_another_shard(photos):
+    photo, owner = next(iter(photos.items()))
+    with pytest.raises(ValueError, match="shard"):
+        photo_map.remember(photo, owner + 1)
+
+
+def test_an_emptied_map_is_rebuilt_with_the_same_content(person, photos):
+    taken = person().publish()
+    redis().flushdb()
+    assert photo_map.rebuild(lambda shard, total: None) >= len(photos) + 1
+    rebuilt = {key: redis().hgetall(key) for key in redis().keys("photo_owner:*")}
+    for photo, owner in photos.items():
+        photo_map.remember(photo, owner)
+    # Noting them once more changes nothing: the rebuild had written the same.
+    assert {key: redis().hgetall(key) for key in redis().keys("photo_owner:*")} == rebuilt
+    assert photo_map.owner_of(photo_id(taken["id"])) == int(taken["user"]["id"])
+
+
+def test_the_map_answers_from_the_shards_while_redis_is_dead_and_from_redis_afterwards(photos, stopped):
+    stopped("redis_shardmap")
+    assert photo_map.owners_of(photos) == photos
+    photo, owner = next(iter(photos.items()))
+    photo_map.remember(photo, owner)  # noted nowhere, and no error
+    with pytest.raises(Unavailable):
+        photo_map.forget(photo)
+    ctl("start", "redis_shardmap")
+    eventually(lambda: photo_map.owners_of(photos) == photos)

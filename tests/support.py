@@ -1,0 +1,161 @@
+"""What tests share: waiting for a condition, people who use the API, pictures, and the switches of the stack."""
+
+import io
+import itertools
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import requests
+from django.conf import settings
+from PIL import Image
+
+from workers.models import OutboxJob
+
+PASSWORD = "correct horse battery"
+_numbers = itertools.count()
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 10, what: str = "") -> Any:
+    """Waits until `condition()` is true, and returns what it returned; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if result := condition():
+            return result
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        threading.Event().wait(0.02)
+
+
+def get(path: str, **options) -> requests.Response:
+    """A GET at the edge."""
+    return requests.get(settings.SITE_URL + path, timeout=20, **options)
+
+
+def ctl(action: str, *programs: str) -> None:
+    """Starts, stops, restarts or kills programs of the stack under test."""
+    stack = settings.BASE_DIR / "deploy/local/stack.py"
+    command = [sys.executable, stack, "ctl", action, *programs]
+    subprocess.run(command, check=True, env={**os.environ, "STACK": "test"}, timeout=60)
+
+
+def new_username() -> str:
+    return f"u{next(_numbers)}_{secrets.token_hex(4)}"
+
+
+class Refused(AssertionError):
+    """The API answered with an error."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self.meta = response.json()["meta"]
+        super().__init__(f"{response.request.method} {response.request.path_url}: {self.meta}")
+
+
+class Person:
+    """Somebody with a phone: signs up, and then uses the API through the edge."""
+
+    def __init__(self, username: str | None = None) -> None:
+        self.username = username or new_username()
+        self.token = ""
+        answer = self.post(
+            "accounts",
+            client_id="phone",
+            username=self.username,
+            password=PASSWORD,
+            email=f"{self.username}@example.com",
+            full_name="Somebody",
+        )
+        self.token = answer["access_token"]
+        self.id = int(answer["user"]["id"])
+
+    def call(self, method: str, path: str, params: dict | None = None, form: dict | None = None) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        url = f"{settings.SITE_URL}/v1/{path}"
+        return requests.request(method, url, params=params, data=form, headers=headers, timeout=20)
+
+    def get(self, path: str, **params) -> Any:
+        return _data(self.call("GET", path, params=params))
+
+    def post(self, path: str, **form) -> Any:
+        return _data(self.call("POST", path, form=form))
+
+    def delete(self, path: str) -> Any:
+        return _data(self.call("DELETE", path))
+
+    def follow(self, other: "Person") -> dict:
+        return self.post(f"users/{other.id}/relationship", action="follow")
+
+    def unfollow(self, other: "Person") -> dict:
+        return self.post(f"users/{other.id}/relationship", action="unfollow")
+
+    def block(self, other: "Person") -> dict:
+        return self.post(f"users/{other.id}/relationship", action="block")
+
+    def counts(self) -> dict:
+        return self.get("users/self")["counts"]
+
+    def upload(self, photo: bytes, content_type: str = "image/jpeg") -> str:
+        """Uploads bytes as a phone does; returns the upload_id."""
+        form = self.post("media/uploads", content_type=content_type)
+        response = requests.post(form["url"], data=form["fields"], files={"file": photo}, timeout=20)
+        assert response.status_code == 204, response.text
+        return form["upload_id"]
+
+    def publish(self, photo: bytes | None = None, **params) -> dict:
+        """Uploads and publishes; returns the media, which is still being processed."""
+        return self.post("media", upload_id=self.upload(photo or jpeg()), **params)
+
+    def take(self, photo: bytes | None = None, **params) -> dict:
+        """`publish`, and waits until the photo is ready."""
+        media = self.publish(photo, **params)
+        return eventually(lambda: self.ready(media["id"]), what=f"media {media['id']} is ready")
+
+    def ready(self, media_id: str) -> dict | None:
+        media = self.get(f"media/{media_id}")
+        assert media["status"] != "rejected", media["message"]
+        return media if media["status"] == "ready" else None
+
+    def feed(self, **params) -> list[str]:
+        """The IDs of the media in the home feed."""
+        return [media["id"] for media in self.get("users/self/feed", **params)]
+
+
+def _data(response: requests.Response) -> Any:
+    if response.status_code != 200:
+        raise Refused(response)
+    return response.json()["data"]
+
+
+def jpeg(color: str = "teal", size: tuple[int, int] = (700, 500), **options) -> bytes:
+    return picture("JPEG", color, size, **options)
+
+
+def picture(kind: str, color: str = "teal", size: tuple[int, int] = (700, 500), **options) -> bytes:
+    """A picture of one colour in the given format."""
+    out = io.BytesIO()
+    Image.new("RGB", size, color).save(out, kind, **options)
+    return out.getvalue()
+
+
+def photo_id(media_id: str) -> int:
+    return int(media_id.split("_")[0])
+
+
+def outbox() -> list[OutboxJob]:
+    """All jobs that are still to be done, of all databases."""
+    return [row for database in ["default", *settings.SHARD_SERVERS] for row in OutboxJob.objects.using(database).all()]
+
+
+def jobs_of(*user_ids: int) -> list[OutboxJob]:
+    """The jobs still to be done that name one of these users."""
+    return [row for row in outbox() if {v for v in row.args.values() if isinstance(v, int)} & set(user_ids)]
+
+
+def settled(*people: Person) -> None:
+    """Waits until no job is left that has to do with these people."""
+    ids = [one.id for one in people]
+    eventually(lambda: not jobs_of(*ids), what=f"the jobs of users {ids} are done")

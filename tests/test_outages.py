@@ -1,0 +1,121 @@
+"""What users get while a server is dead, and that all is well once it is back."""
+
+import pytest
+
+from tests.support import Person, ctl, eventually, get, jpeg, settled
+
+
+def answer_of(one: Person, method: str, path: str, **form) -> dict:
+    """The envelope's `meta`. (`call` itself fails if no answer comes in time.)"""
+    response = one.call(method, path, form=form or None)
+    meta = response.json()["meta"]
+    assert meta["code"] == response.status_code
+    return meta
+
+
+@pytest.fixture
+def scene(person):
+    """Somebody with a ready photo, and a follower; nothing is in the making."""
+    one, follower = person(), person()
+    follower.follow(one)
+    media = one.take()
+    settled(one, follower)
+    assert follower.feed() == [media["id"]]
+    return one, follower, media
+
+
+@pytest.mark.parametrize("server", ["postgres_b", "pgbouncer"])
+def test_postgres_dead_is_a_503_and_back_is_well(scene, stopped, server):
+    one, follower, _ = scene
+    upload_ids = {person: person.upload(jpeg()) for person in scene[:2]}
+    stopped(server)
+    refused = [
+        meta
+        for person in (one, follower)
+        for meta in [answer_of(person, "POST", "media", upload_id=upload_ids[person])]
+        if meta["code"] != 200
+    ]
+    assert refused, "at least one of them lives on the dead server"
+    assert {(meta["code"], meta["error_type"]) for meta in refused} == {(503, "APIError")}
+    ctl("start", server)
+    eventually(lambda: get("/readyz").status_code == 200, 30)
+    for person in (one, follower):
+        again = person.post("media", upload_id=upload_ids[person])
+        eventually(lambda person=person, again=again: person.ready(again["id"]), 20)
+
+
+@pytest.mark.parametrize("server", ["postgres_a", "postgres_b", "pgbouncer", "redis_feeds", "redis_shardmap"])
+def test_a_server_that_is_killed_is_back_by_itself(scene, server):
+    one, follower, media = scene
+    ctl("kill", server)
+    eventually(lambda: get("/readyz").status_code == 200, 30)
+    newer = eventually(lambda: one.call("POST", "media", form={"upload_id": one.upload(jpeg())}).json().get("data"))
+    eventually(lambda: follower.feed() == [newer["id"], media["id"]], 20)
+
+
+def test_memcached_dead_changes_no_answer(scene, stopped):
+    one, follower, media = scene
+    stopped("memcached_1", "memcached_2")
+    assert follower.feed() == [media["id"]]
+    assert follower.get(f"media/{media['id']}")["id"] == media["id"]
+    newer = one.take()
+    eventually(lambda: follower.feed() == [newer["id"], media["id"]])
+    assert one.counts() == {"media": 2, "follows": 0, "followed_by": 1}
+    follower.unfollow(one)
+    assert follower.feed() == []
+    ctl("start", "memcached_1", "memcached_2")
+    settled(one, follower)
+    assert follower.feed() == []
+    assert one.counts() == {"media": 2, "follows": 0, "followed_by": 0}
+
+
+def test_both_redis_dead_photos_are_published_and_read(scene, stopped):
+    one, follower, media = scene
+    stopped("redis_feeds", "redis_shardmap")
+    newer = one.take()
+    assert follower.feed() == [newer["id"], media["id"]]
+    bare = newer["id"].split("_")[0]
+    assert follower.get(f"media/{bare}")["id"] == newer["id"]
+
+
+def test_gearmand_dead_costs_ten_photos_nothing_but_delay(scene, stopped):
+    one, follower, media = scene
+    ctl("stop", "gearmand")
+    stopped("gearmand")
+    published = [one.publish()["id"] for _ in range(10)]
+    ctl("start", "gearmand")
+    eventually(lambda: follower.feed() == [*published[::-1], media["id"]], 40)
+    assert one.counts()["media"] == 11
+
+
+def test_workers_killed_at_work_lose_nothing(scene):
+    one, follower, media = scene
+    published = []
+    for _ in range(6):
+        published.append(one.publish()["id"])
+        ctl("kill", "worker")
+    # A job that died with its worker is taken up again when its lease has ended.
+    eventually(lambda: follower.feed() == [*published[::-1], media["id"]], 60)
+    assert one.counts()["media"] == 7
+
+
+def test_s3_dead_is_a_503_and_what_was_published_is_processed_when_it_is_back(scene, stopped):
+    one, follower, media = scene
+    published, upload_id = one.publish(), one.upload(jpeg())
+    stopped("seaweedfs")
+    assert answer_of(one, "POST", "media", upload_id=upload_id)["code"] == 503
+    assert follower.feed()[-1] == media["id"]
+    ctl("start", "seaweedfs")
+    eventually(lambda: get("/readyz").status_code == 200, 40)
+    eventually(lambda: one.ready(published["id"]), 40)
+
+
+def test_the_relay_finishes_what_the_app_could_not_submit(scene, stopped):
+    """The app dies between its commit and the submit: as good as gearmand being away for that moment."""
+    one, follower, media = scene
+    stopped("gearmand", "relay")
+    newer = one.publish()
+    ctl("start", "gearmand")
+    assert one.get(f"media/{newer['id']}")["status"] == "processing"
+    ctl("start", "relay")
+    eventually(lambda: follower.feed() == [newer["id"], media["id"]], 20)

@@ -1,0 +1,223 @@
+import threading
+
+import pytest
+from django.core.management import call_command
+from django.db import transaction
+from django.db.models.functions import Now
+
+from shardmap.shards import current_shard, database_of, on_shard, shard_transaction
+from tests.support import ctl, eventually, new_username
+from workers import outbox, registry, worker
+from workers.models import OutboxJob
+
+USER = 4  # lives in shard 4
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """A job of this process alone, whose name the stack's workers don't know. Fails with `error` if that is set."""
+
+    class Job:
+        name = f"tests.{new_username()}"
+        runs: list = []
+        error: BaseException | None = None
+
+        def __call__(self, **args) -> None:
+            self.runs.append(args)
+            if self.error:
+                raise self.error
+
+    job = Job()
+    job.runs = []
+    registry.all_jobs()
+    monkeypatch.setitem(registry._jobs, job.name, job)
+    yield job
+    for database in ("default", "a", "b"):
+        OutboxJob.objects.using(database).filter(job=job.name).delete()
+
+
+def put(job, **args) -> OutboxJob:
+    """Writes a job to the outbox of USER's shard."""
+    with shard_transaction(USER):
+        outbox.enqueue(job.name, **args)
+    return row_of(job)
+
+
+def row_of(job) -> OutboxJob | None:
+    with on_shard(USER):
+        return OutboxJob.objects.using(database_of(current_shard())).filter(job=job.name).first()
+
+
+def make_due(row: OutboxJob) -> None:
+    """What else only the passing of time does."""
+    OutboxJob.objects.using(row._state.db).filter(id=row.id).update(due_at=Now())
+
+
+def run(row: OutboxJob) -> None:
+    worker.run(row._state.db, row.id)
+
+
+def test_enqueue_outside_of_a_transaction_is_refused(job):
+    with on_shard(USER), pytest.raises(RuntimeError, match="transaction"):
+        outbox.enqueue(job.name)
+    with pytest.raises(RuntimeError, match="transaction"):
+        outbox.enqueue(job.name)
+
+
+def test_a_job_is_written_to_the_database_of_its_change(job):
+    assert put(job)._state.db == database_of(4)
+    with transaction.atomic():
+        outbox.enqueue(job.name)
+    assert OutboxJob.objects.using("default").filter(job=job.name).count() == 1
+
+
+def test_a_change_that_is_rolled_back_leaves_no_job(job):
+    with shard_transaction(USER):
+        outbox.enqueue(job.name)
+        transaction.set_rollback(True, using=database_of(current_shard()))
+    assert row_of(job) is None
+
+
+def test_a_job_runs_with_its_arguments_and_its_row_goes(job):
+    run(put(job, photo_id=2**62, names=["é"]))
+    assert job.runs == [{"photo_id": 2**62, "names": ["é"]}]
+    assert row_of(job) is None
+
+
+def test_a_job_that_is_done_is_not_run_again(job):
+    row = put(job)
+    run(row)
+    run(row)
+    assert len(job.runs) == 1
+
+
+def test_a_failed_job_waits_for_its_backoff_and_is_then_tried_again(job):
+    job.error = ValueError("no luck")
+    row = put(job)
+    run(row)
+    failed = row_of(job)
+    assert failed.attempts == 1
+    assert "no luck" in failed.last_error
+    run(row)
+    assert len(job.runs) == 1  # too early
+    job.error = None
+    make_due(row)
+    run(row)
+    assert len(job.runs) == 2
+    assert row_of(job) is None
+
+
+def test_the_backoff_grows(job):
+    job.error = ValueError()
+    row = put(job)
+    waits = []
+    for _ in range(6):
+        make_due(row)
+        run(row)
+        failed = row_of(job)
+        waits.append((failed.due_at - failed.created_at).total_seconds())
+    assert waits == sorted(waits)
+    assert waits[-1] > 20
+
+
+def test_two_workers_do_not_do_a_job_at_the_same_time(job):
+    row = put(job)
+    assert outbox.claim(row._state.db, row.id) is not None
+    assert outbox.claim(row._state.db, row.id) is None
+
+
+def test_a_job_whose_worker_was_killed_is_done_after_the_lease(job):
+    row = put(job)
+    outbox.claim(row._state.db, row.id)  # and the worker dies here
+    make_due(row)
+    run(row)
+    assert len(job.runs) == 1
+    assert row_of(job) is None
+
+
+def test_a_job_that_keeps_failing_is_parked_and_can_be_replayed(job, capsys):
+    job.error = ValueError("never works")
+    row = put(job)
+    for _ in range(outbox.MAX_ATTEMPTS + 3):
+        make_due(row)
+        run(row)
+    assert len(job.runs) == outbox.MAX_ATTEMPTS
+
+    call_command("jobs", "parked")
+    listed = capsys.readouterr().out
+    name = f"{row._state.db}:{row.id}"
+    assert name in listed
+    assert "never works" in listed
+
+    job.error = None
+    call_command("jobs", "replay", name)
+    run(row)
+    assert len(job.runs) == outbox.MAX_ATTEMPTS + 1
+    assert row_of(job) is None
+
+
+def test_a_job_that_keeps_killing_its_worker_is_parked(job):
+    row = put(job)
+    for _ in range(outbox.MAX_ATTEMPTS):
+        make_due(row)
+        assert outbox.claim(row._state.db, row.id) is not None
+    make_due(row)
+    assert outbox.claim(row._state.db, row.id) is None
+    assert row_of(job).parked_at is not None
+    assert "died" in row_of(job).last_error
+
+
+def test_a_job_that_takes_too_long_is_stopped(job, monkeypatch):
+    monkeypatch.setattr(worker, "JOB_SECONDS", 1)
+    monkeypatch.setitem(registry._jobs, job.name, lambda: threading.Event().wait(30))
+    run(put(job))
+    assert "JobTimeout" in row_of(job).last_error
+
+
+def test_a_job_that_no_worker_knows_yet_is_kept(job, monkeypatch):
+    monkeypatch.delitem(registry._jobs, job.name)
+    run(put(job))
+    assert "no job is named" in row_of(job).last_error
+
+
+def forget_job() -> OutboxJob:
+    """A job that the stack's own workers do."""
+    with shard_transaction(USER):
+        outbox.enqueue("accounts.forget", keys=[new_username()])
+    with on_shard(USER):
+        return OutboxJob.objects.using(database_of(current_shard())).filter(job="accounts.forget").last()
+
+
+def is_done(row: OutboxJob | None) -> bool:
+    return row is None or not OutboxJob.objects.using(row._state.db).filter(id=row.id).exists()
+
+
+def test_a_worker_process_does_a_job_right_after_the_commit():
+    row = forget_job()
+    # Sooner than the relay would bring it.
+    eventually(lambda: is_done(row), outbox.GRACE.total_seconds() - 1)
+
+
+def test_what_is_enqueued_while_gearmand_is_dead_is_done_when_it_is_back(stopped):
+    stopped("gearmand")
+    rows = [forget_job() for _ in range(3)]
+    assert not any(is_done(row) for row in rows)
+    ctl("start", "gearmand")
+    eventually(lambda: all(is_done(row) for row in rows), 20)
+
+
+def test_the_relay_brings_back_what_a_dead_worker_had_claimed():
+    with shard_transaction(USER):
+        outbox.enqueue("accounts.forget", keys=[new_username()])
+        # Claimed in the same transaction: no worker of the stack can be faster.
+        row = OutboxJob.objects.using(database_of(current_shard())).filter(job="accounts.forget").last()
+        outbox.claim(row._state.db, row.id)
+    assert not is_done(row)
+    make_due(row)
+    eventually(lambda: is_done(row))
+
+
+def test_workers_and_relay_outlive_gearmand_being_killed():
+    ctl("kill", "gearmand")
+    row = forget_job()
+    eventually(lambda: is_done(row), 20)
