@@ -1,5 +1,7 @@
+# The local stack: docs/local-stack.md. ARGS goes to pytest: make test ARGS="-k feed -x"
 PYTHON ?= python3
-STACK = $(PYTHON) deploy/local/stack.py
 
-up:
-	$(STACK) up
+run up down status logs test clean:
+	@$(PYTHON) deploy/local/stack.py $@ $(ARGS)
+
+.PHONY: run up down status logs test clean

@@ -1,18 +1,18 @@
-"""gunicorn, the app server: 2 processes of 16 threads each. Taken by the local stack and by `fab deploy` as it is."""
+"""gunicorn, the app server: 2 processes of 16 threads each. Used as it is, locally and in production."""
 
 import os
 
 bind = os.environ["GUNICORN_BIND"]
 wsgi_app = "instagram.wsgi:application"
 
-# Threads, since a request mostly waits for Redis, Memcached and Postgres. 32 at once fit pgbouncer's pool of 20: few
-# of them are in a transaction at the same moment.
+# Threads, since a request mostly waits for Redis, Memcached and Postgres. 32 at once fit pgbouncer's pool of
+# 20: few of them are in a transaction at the same moment.
 worker_class = "gthread"
 workers = 2
 threads = 16
 backlog = 1024
 
-# Every network call in the app has a time-out below this; what is beyond it is a bug, and the worker is replaced.
+# Every network call in the app has a time-out below this; who exceeds it is stuck, and gets replaced.
 timeout = 30
 # On a deploy, requests get this long to finish.
 graceful_timeout = 15

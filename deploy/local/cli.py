@@ -1,104 +1,372 @@
 """The commands of the local stack."""
 
 import argparse
+import fcntl
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
-import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.local import machine
-from deploy.local.layout import (
-    AS_ROOT, LOCAL, POSTGRES_USER, ROOT, VENV, Failed, Stack, make_dir, prepare_local_dir, write,
-)  # fmt: skip
+from deploy.local.layout import LOCAL, ROOT, VENV, Failed, Stack, make_dir, prepare_local_dir, write
 from deploy.local.machine import last_lines, step
+from deploy.local.ports import OFFSETS
 from deploy.local.programs import Program, programs_of, supervisor_conf
-from deploy.local.ports import HOST, OFFSETS
+from deploy.local.supervision import Supervisor
 
-PYTHON = VENV / "bin/python"
-PATIENCE = 60  # seconds for a server to come up; a crashed Postgres with a full WAL may take that
+PYTHON = str(VENV / "bin/python")
+APP_ROOMS = ("instagram", "feeds", "photos", "accounts", "workers", "shardmap", "notifications")
+DEMO = ROOT / "deploy/local/demo.py"
 
-
-def supervisor_of(stack: Stack):
-    """supervisord's remote interface."""
-    login = f"stack:{stack.secrets['supervisor_password']}"
-    return xmlrpc.client.ServerProxy(f"http://{login}@{stack.address('supervisor')}/RPC2").supervisor
-
-
-def is_running(stack: Stack) -> bool:
-    try:
-        supervisor_of(stack).getPID()
-    except ConnectionError:
-        return False
-    return True
+# Seconds for a program to come up. A Postgres that was killed replays its WAL first.
+PATIENCE = 60
+# A program that still dies right after its start so many seconds later will not come up by waiting longer.
+CRASH_PATIENCE = 12
 
 
-def up(stack: Stack, servers_only: bool = False) -> None:
+@contextmanager
+def alone(stack: str) -> Iterator[None]:
+    """Only one `up` or `down` of a stack at a time; a second one waits."""
+    with open(LOCAL / f"{stack}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def up(name: str, servers_only: bool = False) -> None:
+    """Makes everything that the stack needs and lacks, and returns when all of it answers."""
     start = time.monotonic()
     prepare_local_dir()
-    machine.install_packages()
-    machine.prepare_venv()
-    make_dir(stack.dir)
-    make_dir(stack.logs)
-    stack.load_secrets()
-    programs = programs_of(stack)
-    write(stack.dir / "env", "".join(f"{key}={value}\n" for key, value in stack.environment().items()))
-    write(stack.conf / "supervisord.conf", supervisor_conf(stack, programs))
-    for program in programs:
-        prepare_data(stack, program)
-    if not is_running(stack):
-        subprocess.run([VENV / "bin/supervisord", "-c", stack.conf / "supervisord.conf"], check=True, cwd=stack.dir)
-    wait_for(stack, [program for program in programs if not program.is_app])
-    with step("roles, databases, buckets"):
-        run_python(stack, "deploy/local/prepare.py", stack.name)
-    print(f"up in {time.monotonic() - start:.1f} s")
+    with alone(name):
+        machine.install_packages()
+        machine.prepare_venv()
+        stack = Stack(name)
+        make_dir(stack.dir)
+        make_dir(stack.logs)
+        stack.load_secrets()
+        programs = programs_of(stack)
+        write(stack.dir / "env", "".join(f"{key}={value}\n" for key, value in stack.environment().items()))
+        write(stack.conf / "supervisord.conf", supervisor_conf(stack, programs))
+        for program in programs:
+            prepare_data(stack, program)
+        supervisor = Supervisor(stack)
+        if supervisor.pid() and (not supervisor.answers() or supervisor.started_at() < newest(configuration(stack))):
+            with step("stopping: the configuration is newer than what runs"):
+                supervisor.stop()
+        if not supervisor.pid():
+            supervisor.start()
+        start_and_wait(supervisor, [program for program in programs if not program.is_app])
+        prepare_servers(stack)
+        if not servers_only:
+            migrate(stack)
+            app = [program for program in programs if program.is_app]
+            stop_if_outdated(supervisor, app)
+            start_and_wait(supervisor, app)
+        print(f"The stack {name} is up after {time.monotonic() - start:.1f} s.", flush=True)
+        if name == "dev" and not servers_only:
+            demo(stack)
+
+
+def configuration(stack: Stack) -> list[Path]:
+    return [*stack.conf.iterdir(), VENV / "installed"]
+
+
+def newest(files: list[Path]) -> float:
+    return max(file.stat().st_mtime for file in files)
 
 
 def prepare_data(stack: Stack, program: Program) -> None:
     """The directory of what a program keeps; for Postgres, a new cluster."""
     data = stack.data(program.name)
+    if data.exists():
+        return
     make_dir(data.parent)
-    if program.name.startswith("postgres") and not (data / "PG_VERSION").exists():
-        make_dir(data, program.user, 0o700)
+    draft = data.with_suffix(".new")  # so that a cluster half made is not taken for one
+    shutil.rmtree(draft, ignore_errors=True)
+    make_dir(draft, program.user, 0o700)
+    if program.name.startswith("postgres"):
+        password = stack.conf / "initdb.password"
+        write(password, stack.secrets["postgres_password"], program.user)
         with step(f"creating {program.name}"):
-            password = stack.conf / "initdb.password"
-            write(password, stack.secrets["postgres_password"], program.user)
             machine.logged(
-                [machine.postgres_bin() / "initdb", "-D", data, "--username=postgres", f"--pwfile={password}",
-                 "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
-                stack.logs / f"{program.name}.initdb.log", "initdb failed.",
-                user=program.user, group=program.user, extra_groups=[] if program.user else None, cwd=stack.dir,
-            )  # fmt: skip
-            password.unlink()
-    else:
-        make_dir(data, program.user, 0o700)
+                [
+                    str(machine.postgres_bin() / "initdb"),
+                    *("-D", str(draft), "--username=postgres", f"--pwfile={password}"),
+                    *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"),
+                ],
+                stack.logs / f"{program.name}.initdb.log",
+                "initdb failed.",
+                cwd=data.parent,
+                **({"user": program.user, "group": program.user, "extra_groups": []} if program.user else {}),
+            )
+        password.unlink()
+    draft.rename(data)
 
 
-def run_python(stack: Stack, *arguments: str, env=None) -> None:
-    subprocess.run([PYTHON, *arguments], cwd=ROOT, env={**os.environ, "STACK": stack.name, **(env or {})}, check=True)
-
-
-def wait_for(stack: Stack, programs: list[Program]) -> None:
-    deadline = time.monotonic() + PATIENCE
+def start_and_wait(supervisor: Supervisor, programs: list[Program]) -> None:
+    """Starts what does not run. Raises Failed, with the log's end, for the first that does not come up."""
+    states = supervisor.processes()
+    for program in programs:
+        if any(process["statename"] not in ("RUNNING", "STARTING", "BACKOFF") for process in states[program.name]):
+            supervisor.rpc.startProcessGroup(program.name, False)
+    start = time.monotonic()
     for program in programs:
         with step(program.name):
-            while not program.is_up():
-                if time.monotonic() > deadline:
-                    raise Failed(f"{program.name} does not come up. {last_lines(stack.logs / f'{program.name}.log')}")
+            while not (program.is_up() if program.is_up else supervisor.runs(program.name)):
+                waited = time.monotonic() - start
+                processes = supervisor.processes()[program.name]
+                crashing = any(process["statename"] == "BACKOFF" for process in processes)
+                if waited > PATIENCE or (crashing and waited > CRASH_PATIENCE):
+                    log = Path(processes[0]["stdout_logfile"])
+                    raise Failed(f"{program.name} does not come up ({processes[0]['statename']}). {last_lines(log)}")
                 time.sleep(0.05)
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="stack.py")
-    commands = parser.add_subparsers(dest="command", required=True)
-    sub = commands.add_parser("up")
-    sub.add_argument("stack", nargs="?", default="dev", choices=OFFSETS)
-    sub.add_argument("--servers", action="store_true")
-    options = parser.parse_args(arguments)
+def prepare_servers(stack: Stack) -> None:
+    with step("roles, databases, buckets"):
+        machine.logged(
+            [PYTHON, str(ROOT / "deploy/local/prepare.py"), stack.name],
+            stack.logs / "prepare.log",
+            "The servers could not be prepared.",
+            cwd=ROOT,
+        )
+
+
+def migrate(stack: Stack) -> None:
+    for command in ("migrate", "migrate_shards"):
+        with step(f"manage.py {command}"):
+            machine.logged(
+                [PYTHON, "manage.py", command],
+                stack.logs / f"{command}.log",
+                f"manage.py {command} failed.",
+                cwd=ROOT,
+                env=app_environment(stack) | stack.migration_environment(),
+            )
+
+
+def app_environment(stack: Stack) -> dict[str, str]:
+    """The caller's environment, with the stack's settings instead of any of the same name."""
+    return {**os.environ, **stack.environment()}
+
+
+def stop_if_outdated(supervisor: Supervisor, app: list[Program]) -> None:
+    """Stops the app's programs when the code is newer than they are, so that the new code gets started."""
+    code = [file for room in APP_ROOMS for file in (ROOT / room).rglob("*.py")]
+    code += [ROOT / "manage.py", ROOT / "deploy/gunicorn/gunicorn.conf.py"]
+    running = [
+        process
+        for program in app
+        for process in supervisor.processes()[program.name]
+        if process["statename"] == "RUNNING"
+    ]
+    if running and min(process["start"] for process in running) < newest(code):
+        with step("stopping the app: the code is newer than what runs"):
+            for program in app:
+                supervisor.rpc.stopProcessGroup(program.name)
+
+
+def demo(stack: Stack) -> None:
+    """Fills a small world, once, and says how to look at it. Raises Failed when that went wrong."""
+    mark, summary = stack.dir / "demo-done", stack.dir / "summary.txt"
+    if mark.exists():
+        print(summary.read_text() if summary.exists() else "")
+    elif DEMO.exists():
+        if foreground([PYTHON, str(DEMO)], cwd=ROOT, env=app_environment(stack)):
+            raise Failed("The stack is up, but the demo failed, see above. The next `make up` tries it again.")
+        mark.touch()
+
+
+def down(name: str) -> None:
+    if not (LOCAL / name / "secrets.json").exists():
+        return
+    with alone(name):
+        stack = Stack(name)
+        stack.load_secrets()
+        supervisor = Supervisor(stack)
+        if supervisor.pid():
+            with step(f"stopping the stack {name}"):
+                supervisor.stop()
+
+
+def run(name: str) -> int:
+    """`up` in the foreground: shows what the app says until Ctrl-C, which stops everything."""
     try:
-        up(Stack(options.stack), options.servers)
+        up(name)
+        print("Ctrl-C stops it. Below is what the app logs.", flush=True)
+        logs = LOCAL / name / "logs"
+        return foreground(
+            [
+                "tail",
+                "-n0",
+                "-F",
+                *(logs / f"{log}.log" for log in ("gunicorn", "worker_0", "worker_1", "relay")),
+            ]
+        )
+    finally:
+        down_for_sure(name)
+
+
+def down_for_sure(name: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print()
+    down(name)
+
+
+def test(arguments: list[str]) -> int:
+    """All checks, on a stack made from nothing; says which of them failed."""
+    prepare_local_dir()
+    with open(LOCAL / "make-test.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed("Another `make test` runs in this clone.") from None
+        clean_stack("test")
+        try:
+            up("test")
+            environment = {**os.environ, "STACK": "test"}
+            failed = [
+                check[0]
+                for check in (
+                    ["ruff", "check", "."],
+                    ["ruff", "format", "--check", "."],
+                    ["lint-imports"],
+                    ["pytest", *arguments],
+                )
+                if foreground([VENV / "bin" / check[0], *check[1:]], cwd=ROOT, env=environment)
+            ]
+        finally:
+            down_for_sure("test")
+    print(f"Failed: {', '.join(failed)}" if failed else "All checks passed.")
+    return 1 if failed else 0
+
+
+def foreground(command: list, **options) -> int:
+    """Runs a command to its end, which is also its own answer to Ctrl-C: that reaches it as it reaches us."""
+    process = subprocess.Popen(command, **options)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+        except SystemExit:
+            process.terminate()
+            process.wait()
+            raise
+
+
+def clean_stack(name: str) -> None:
+    down(name)
+    shutil.rmtree(LOCAL / name, ignore_errors=not LOCAL.exists())
+
+
+def status(name: str) -> int:
+    """Prints each process; the exit code says whether all of them run."""
+    supervisor = supervisor_of(name)
+    all_run = True
+    for program, processes in supervisor.processes().items():
+        for process in processes:
+            all_run &= process["statename"] == "RUNNING"
+            port = supervisor.stack.ports.get(program.removeprefix("nginx_").replace("seaweedfs", "s3"), "")
+            print(f"{process['name']:16}{port!s:6}{process['statename']:10}{process['description']}")
+    return 0 if all_run else 1
+
+
+def logs(name: str, program: str | None) -> int:
+    files = sorted((LOCAL / name / "logs").glob(f"{program or ''}*.log"))
+    if not files:
+        raise Failed(f"There is no log of {program or 'anything'} in {LOCAL / name / 'logs'}.")
+    return foreground(["tail", "-n", "30" if program else "5", "-F", *files])
+
+
+def control(name: str, action: str, programs: list[str]) -> int:
+    """Stops, kills or starts programs. The supervisor starts a killed one again, a stopped one not."""
+    supervisor = supervisor_of(name)
+    known = supervisor.processes()
+    if unknown := [program for program in programs if program not in known]:
+        raise Failed(f"No program is called {', '.join(unknown)}. There are: {', '.join(known)}")
+    for program in programs:
+        if action == "kill":
+            supervisor.rpc.signalProcessGroup(program, "KILL")
+        if action in ("stop", "restart"):
+            supervisor.rpc.stopProcessGroup(program)
+        if action in ("start", "restart"):
+            supervisor.rpc.startProcessGroup(program)
+    return 0
+
+
+def supervisor_of(name: str) -> Supervisor:
+    """The supervisor of a stack that is up."""
+    stack = Stack(name)
+    if (stack.dir / "secrets.json").exists():
+        stack.load_secrets()
+        supervisor = Supervisor(stack)
+        if supervisor.answers():
+            return supervisor
+    raise Failed(f"The stack {name} is not up.")
+
+
+def clean(name: str | None) -> None:
+    """Removes a stack with all its data; without a name, all that was ever made here."""
+    for stack in [name] if name else OFFSETS:
+        clean_stack(stack)
+    if not name:
+        shutil.rmtree(LOCAL.resolve(), ignore_errors=True)
+        LOCAL.unlink(missing_ok=True) if LOCAL.is_symlink() else None
+        shutil.rmtree(VENV, ignore_errors=True)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="stack.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    default = os.environ.get("STACK", "dev")
+
+    def command(name: str, text: str, takes_stack: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        if takes_stack:
+            sub.add_argument("stack", nargs="?", default=default, choices=OFFSETS)
+        return sub
+
+    command("up", "start everything, and return when it answers").add_argument("--servers", action="store_true")
+    command("down", "stop everything")
+    command("run", "start everything, show the app's logs, stop everything on Ctrl-C")
+    command("status", "list the programs")
+    command("logs", "follow the logs", takes_stack=False).add_argument("program", nargs="?")
+    command("test", "all checks on a fresh stack", takes_stack=False).add_argument("rest", nargs=argparse.REMAINDER)
+    command("clean", "remove all that was made here, or one stack").set_defaults(stack=None)
+    ctl = command("ctl", "control single programs", takes_stack=False)
+    ctl.add_argument("action", choices=["start", "stop", "restart", "kill"])
+    ctl.add_argument("programs", nargs="+", metavar="program")
+    options = parser.parse_args(arguments)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    socket.setdefaulttimeout(60)  # supervisord's answers
+    try:
+        match options.command:
+            case "up":
+                return up(options.stack, options.servers) or 0
+            case "down":
+                return down(options.stack) or 0
+            case "run":
+                return run(options.stack)
+            case "status":
+                return status(options.stack)
+            case "logs":
+                return logs(default, options.program)
+            case "test":
+                return test(options.rest)
+            case "clean":
+                return clean(options.stack) or 0
+            case "ctl":
+                return control(default, options.action, options.programs)
     except Failed as failure:
         print(f"\n{failure}", file=sys.stderr)
         return 1
-    return 0
+    except KeyboardInterrupt:
+        return 130

@@ -1,11 +1,11 @@
 """A stack's place on this machine: directories, users, ports, secrets, and the rendered configuration.
 
-    .local/                     ignored by git; a link to /var/lib when servers cannot reach the clone (see `local_dir`)
-    .local/dev/env              what the app reads (instagram/settings.py)
-    .local/dev/secrets.json     made once, kept
-    .local/dev/config/          deploy/**, rendered
-    .local/dev/data/<program>/  all that survives `down`; gone with `make clean`
-    .local/dev/logs/            one file a program
+.local/                     ignored by git; a link where servers cannot reach the clone (`prepare_local_dir`)
+.local/dev/env              what the app reads (instagram/settings.py)
+.local/dev/secrets.json     made once, kept
+.local/dev/config/          deploy/**, rendered
+.local/dev/data/<program>/  all that survives `down`; gone with `make clean`
+.local/dev/logs/            one file a program
 """
 
 import hashlib
@@ -24,8 +24,8 @@ LOCAL = ROOT / ".local"
 VENV = ROOT / ".venv"
 DEPLOY = ROOT / "deploy"
 
-# Postgres refuses to run as root, and the others have no need for it: root's stack runs them as these users. The
-# app's own processes and SeaweedFS, whose programs are inside the clone, run as whoever calls.
+# Postgres refuses to run as root, and the others have no need for it: root's stack runs them as these users.
+# The app and SeaweedFS, whose programs are inside the clone, run as whoever calls.
 AS_ROOT = os.getuid() == 0
 POSTGRES_USER = "postgres" if AS_ROOT else None
 SERVER_USER = "nobody" if AS_ROOT else None
@@ -99,7 +99,7 @@ class Stack:
         }
 
     def migration_environment(self) -> dict[str, str]:
-        """Migrations go to Postgres itself: pgbouncer cuts a statement off after 10 s, an index may take longer."""
+        """Migrations go to Postgres itself: pgbouncer cuts a statement off after 10 s, an index takes longer."""
         return {
             "STACK": self.name,
             "DIRECTORY_URL": self.postgres_url("postgres_a", "directory"),
@@ -109,7 +109,7 @@ class Stack:
 
 
 def prepare_local_dir() -> None:
-    """Makes `.local`, as a link to a directory that the servers' users can reach when they cannot reach the clone."""
+    """Makes `.local`; where the servers' users cannot reach the clone, as a link to where they can."""
     if LOCAL.exists():
         return
     reachable = all(parent.stat().st_mode & 0o001 for parent in (ROOT, *ROOT.parents))

@@ -122,7 +122,7 @@ def missing_packages() -> list[str]:
     if not postgres_bin():
         missing.insert(0, "postgresql")
     if not (VENV / "bin/python").exists() and not importlib.util.find_spec("ensurepip"):
-        missing.append("python3.{}-venv".format(sys.version_info[1]))
+        missing.append(f"python3.{sys.version_info[1]}-venv")
     return missing
 
 
@@ -167,7 +167,14 @@ def prepare_venv() -> None:
             with step("making .venv"):
                 logged([sys.executable, "-m", "venv", "--clear", str(VENV)], log, "The venv could not be made.")
         with step("installing Python packages"):
-            pip = [str(VENV / "bin/python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"]
+            pip = [
+                str(VENV / "bin/python"),
+                "-m",
+                "pip",
+                "install",
+                "--disable-pip-version-check",
+                "--progress-bar=off",
+            ]
             for file in files:
                 pip += ["-r", str(file)]
             logged(pip, log, "pip could not install the Python packages. Does this machine reach its package index? "

@@ -4,6 +4,11 @@ Everything listens on 127.0.0.1. No port is the default port of its server, so t
 else is installed on the machine; all of them lie in one small range, so that a clash is easy to see.
 """
 
+import errno
+import os
+import socket
+from pathlib import Path
+
 HOST = "127.0.0.1"
 
 DEV_PORTS = {
@@ -36,3 +41,46 @@ OFFSETS = {"dev": 0, "test": 200}
 def ports_of(stack: str) -> dict[str, int]:
     """Server's name → its port in the stack of that name."""
     return {server: port + OFFSETS[stack] for server, port in DEV_PORTS.items()}
+
+
+def taken_ports(ports: dict[str, int]) -> list[str]:
+    """A sentence for each port on which something listens: which port, wanted by what, held by whom."""
+    return [
+        f"Port {port} of {HOST} is taken by {holder_of(port)}; {server} needs it."
+        for server, port in ports.items()
+        if is_taken(port)
+    ]
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return True
+    return False
+
+
+def holder_of(port: int) -> str:
+    """The process that listens on a port, as far as /proc tells us."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            local, state, inode = (row.split()[column] for column in (1, 3, 9))
+            if state == "0A" and int(local.rpartition(":")[2], 16) == port:  # 0A: listening
+                inodes.add(f"socket:[{inode}]")
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir()):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                return f"process {process.name} ({command[:120]})"
+        except OSError:
+            continue  # gone meanwhile, or another user's
+    return "another user's process"

@@ -12,8 +12,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
-from deploy.local.layout import Stack
-from deploy.local.ports import HOST
+from deploy.local.layout import Stack  # noqa: E402
+from deploy.local.ports import HOST  # noqa: E402
 
 DATABASES = {"postgres_a": ["directory", "shards_a"], "postgres_b": ["shards_b"]}
 

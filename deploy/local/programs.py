@@ -3,7 +3,7 @@
 Each program can be stopped, killed and restarted alone (`stack.py ctl`). All are started through `setpriv
 --pdeathsig`: should the supervisor itself be killed, the kernel ends its children, so nothing is ever left over.
 For the same reason nginx runs without its master process: its workers do not notice when a master is gone, and keep
-the port.
+the port. (gunicorn's and Postgres' do.)
 """
 
 import os
@@ -15,7 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.layout import AS_ROOT, DEPLOY, POSTGRES_USER, ROOT, SERVER_USER, VENV, Stack, make_dir, render, write
+from deploy.local.layout import (
+    AS_ROOT,
+    DEPLOY,
+    POSTGRES_USER,
+    ROOT,
+    SERVER_USER,
+    VENV,
+    Stack,
+    make_dir,
+    render,
+    write,
+)
 from deploy.local.machine import PATH, postgres_bin, which
 from deploy.local.ports import HOST
 
@@ -24,8 +35,7 @@ from deploy.local.ports import HOST
 class Program:
     name: str
     command: list[str]
-    is_up: Callable[[], bool]
-    ports: list[str]
+    is_up: Callable[[], bool] | None = None  # None: as soon as it runs
     user: str | None = None
     stop_signal: str = "TERM"
     copies: int = 1
@@ -69,9 +79,14 @@ def programs_of(stack: Stack) -> list[Program]:
         programs.append(
             Program(
                 name,
-                [str(postgres / "postgres"), "-D", str(stack.data(name)), f"--config-file={file}", f"--hba-file={hba}"],
+                [
+                    str(postgres / "postgres"),
+                    "-D",
+                    str(stack.data(name)),
+                    f"--config-file={file}",
+                    f"--hba-file={hba}",
+                ],
                 is_up=pg_answers(postgres, ports[name]),
-                ports=[name],
                 user=POSTGRES_USER,
                 stop_signal="INT",  # "fast": breaks off transactions; TERM would wait for clients to leave
             )
@@ -93,7 +108,6 @@ def programs_of(stack: Stack) -> list[Program]:
             "pgbouncer",
             [which("pgbouncer"), str(file)],
             is_up=pg_answers(postgres, ports["pgbouncer"]),
-            ports=["pgbouncer"],
             user=POSTGRES_USER,
             stop_signal="INT",
         )
@@ -115,7 +129,6 @@ def programs_of(stack: Stack) -> list[Program]:
                 name,
                 [which("redis-server"), str(file)],
                 is_up=answers(ports[name], f"AUTH {secrets['redis_password']}\r\nPING\r\n", "+OK\r\n+PONG"),
-                ports=[name],
                 user=SERVER_USER,
             )
         )
@@ -127,7 +140,6 @@ def programs_of(stack: Stack) -> list[Program]:
                 name,
                 [which("memcached"), *flags(file)],
                 is_up=answers(ports[name], "version\r\n", "VERSION"),
-                ports=[name],
                 user=SERVER_USER,
             )
         )
@@ -138,13 +150,16 @@ def programs_of(stack: Stack) -> list[Program]:
             "gearmand",
             [which("gearmand"), *flags(file)],
             is_up=answers(ports["gearmand"], "version\n", "OK"),
-            ports=["gearmand"],
             user=SERVER_USER,
         )
     )
 
     file = configured(
-        "seaweedfs/s3.json", "s3.json", None, access_key=secrets["s3_access_key"], secret_key=secrets["s3_secret_key"]
+        "seaweedfs/s3.json",
+        "s3.json",
+        None,
+        access_key=secrets["s3_access_key"],
+        secret_key=secrets["s3_secret_key"],
     )
     programs.append(
         Program(
@@ -163,7 +178,7 @@ def programs_of(stack: Stack) -> list[Program]:
                 f"-volume.port={ports['weed_volume']}",
                 f"-volume.port.grpc={ports['weed_volume_grpc']}",
                 "-volume.max=100",
-                "-volume.preStopSeconds=0",
+                "-master.peers=none",
                 "-filer",
                 f"-filer.port={ports['weed_filer']}",
                 f"-filer.port.grpc={ports['weed_filer_grpc']}",
@@ -177,7 +192,8 @@ def programs_of(stack: Stack) -> list[Program]:
                 f"-s3.config={file}",
             ],
             is_up=answers(ports["s3"], "GET /healthz HTTP/1.0\r\n\r\n", "HTTP/1.0 200"),
-            ports=[port for port in ports if port.startswith(("s3", "weed_"))],
+            # It survives that, and its polite stop waits 15 s for connections between its own parts.
+            stop_signal="KILL",
         )
     )
 
@@ -203,11 +219,23 @@ def programs_of(stack: Stack) -> list[Program]:
                 name,
                 [which("nginx"), "-e", "stderr", "-c", str(file), "-g", "daemon off; master_process off;"],
                 is_up=answers(values["port"], "GET / HTTP/1.0\r\n\r\n", "HTTP/1."),
-                ports=[name.removeprefix("nginx_")],
                 user=SERVER_USER,
                 stop_signal="QUIT",
             )
         )
+
+    # The app. It reads the stack's env file by itself.
+    python = str(VENV / "bin/python")
+    programs += [
+        Program(
+            "gunicorn",
+            [python, str(VENV / "bin/gunicorn"), f"--config={DEPLOY / 'gunicorn/gunicorn.conf.py'}"],
+            is_up=answers(ports["edge"], "GET /healthz HTTP/1.0\r\n\r\n", "HTTP/1.1 200"),
+            is_app=True,
+        ),
+        Program("worker", [python, str(ROOT / "manage.py"), "worker"], is_app=True, copies=2),
+        Program("relay", [python, str(ROOT / "manage.py"), "relay"], is_app=True),
+    ]
     return programs
 
 
@@ -257,7 +285,7 @@ def supervisor_conf(stack: Stack, programs: list[Program]) -> str:
         sections["supervisord"]["user"] = "root"
     for program in programs:
         sections[f"program:{program.name}"] = section = {
-            "command": shlex.join(["setpriv", "--pdeathsig", "KILL", *program.command]),
+            "command": shlex.join(["setpriv", "--pdeathsig", "KILL", *program.command]).replace("%", "%%"),
             "directory": ROOT if program.is_app else stack.data(program.name),
             "autostart": not program.is_app,
             "autorestart": True,
@@ -279,7 +307,7 @@ def supervisor_conf(stack: Stack, programs: list[Program]) -> str:
         if program.user:
             section["user"] = program.user
         if program.is_app:
-            section["environment"] = f'STACK="{stack.name}"'
+            section["environment"] = f'STACK="{stack.name}",GUNICORN_BIND="{stack.address("gunicorn")}"'
     return "\n".join(
         f"[{title}]\n" + "".join(f"{key} = {value}\n" for key, value in section.items())
         for title, section in sections.items()

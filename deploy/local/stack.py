@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The local stack: every server of production, on this machine, under one supervisor. See docs/local-stack.md.
+"""The local stack: every server of production, on this machine, under one supervisor (docs/local-stack.md).
 
 This file is only the door: it must parse on any Python 3, so that an old one gets a sentence instead of a
 SyntaxError. The commands are in `cli.py`.
