@@ -58,6 +58,7 @@ INSTALLED_APPS = [
     "accounts",
     "photos",
     "feeds",
+    "bench",
 ]
 # The API needs none: authentication, errors and limits are the dispatcher's (instagram/api/dispatch.py).
 MIDDLEWARE: list[str] = []

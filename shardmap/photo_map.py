@@ -3,13 +3,13 @@
 Redis hashes, each the photos of one logical shard in one window of time. Nothing is stored twice: shard and window
 are in the key, so the field is what remains of the ID (milliseconds within the window and the sequence) in 5 bytes,
 and the value is the user's number within the shard, a small integer. Small hashes are listpacks in Redis
-(hash-max-listpack-entries 1024): `manage.py bench shardmap` measures the bytes an entry.
+(hash-max-listpack-entries 2048, in deploy/redis): `manage.py bench shardmap` measures the bytes an entry.
 
-    ID:  | ms: window 15+ bits | ms: rest 26 bits | shard 13 bits | sequence 10 bits |
-    key  photo_owner:{<shard>}:<window>    field  <rest><sequence> as 5 bytes    value  owner // LOGICAL_SHARDS
+    ID:  | ms: window 14 bits | ms: rest 27 bits | shard 13 bits | sequence 10 bits |
+    key  owners:{<shard>}:<window>    field  <rest><sequence> as 5 bytes    value  owner // LOGICAL_SHARDS
 
-2**26 ms are 18.6 hours. A shard of a busy site (5 million photos a day on 4096 shards) fills a window with 950
-entries, a quiet one with a hundred; both are cheap, which neither longer nor shorter windows would be for both.
+2**27 ms are 37 hours. On 4096 shards, a site with 0.6 million photos a day fills a window with 220 entries, one with
+5 million a day with 1,900: neither so few that the key weighs, nor so many that Redis gives up the listpack.
 
 The map is a shortcut, not the truth. A photo that it does not know, or that is asked for while Redis is away, is
 looked up in the shard that its ID names. So it may be lost at any time, and comes back entry by entry as photos are
@@ -27,7 +27,7 @@ from shardmap.shards import shard_of
 
 logger = logging.getLogger(__name__)
 
-WINDOW_BITS = 26
+WINDOW_BITS = 27
 FIELD_BYTES = 5
 BATCH = 5000  # entries a round trip in a rebuild
 
@@ -50,7 +50,7 @@ def _address(photo_id: int) -> tuple[str, bytes]:
     window, rest = milliseconds >> WINDOW_BITS, milliseconds & ((1 << WINDOW_BITS) - 1)
     field = rest << SEQUENCE_BITS | photo_id & ((1 << SEQUENCE_BITS) - 1)
     # The tag in braces keeps a shard on one node of a Redis Cluster.
-    return f"photo_owner:{{{shard_of_id(photo_id)}}}:{window}", field.to_bytes(FIELD_BYTES, "big")
+    return f"owners:{{{shard_of_id(photo_id)}}}:{window}", field.to_bytes(FIELD_BYTES, "big")
 
 
 def _redis():

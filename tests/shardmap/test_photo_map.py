@@ -81,11 +81,11 @@ def test_an_emptied_map_is_rebuilt_with_the_same_content(person, photos):
     taken = person().publish()
     redis().flushdb()
     assert photo_map.rebuild(lambda shard, total: None) >= len(photos) + 1
-    rebuilt = {key: redis().hgetall(key) for key in redis().keys("photo_owner:*")}
+    rebuilt = {key: redis().hgetall(key) for key in redis().keys("owners:*")}
     for photo, owner in photos.items():
         photo_map.remember(photo, owner)
     # Noting them once more changes nothing: the rebuild had written the same.
-    assert {key: redis().hgetall(key) for key in redis().keys("photo_owner:*")} == rebuilt
+    assert {key: redis().hgetall(key) for key in redis().keys("owners:*")} == rebuilt
     assert photo_map.owner_of(photo_id(taken["id"])) == int(taken["user"]["id"])
 
 

@@ -1,0 +1,40 @@
+"""Measures what the README states: `manage.py bench NAME`, on the running local stack."""
+
+import json
+import os
+import platform
+from importlib import import_module
+
+from django.core.management.base import BaseCommand
+
+NAMES = {
+    "photo": "from POST /v1/media to the top of a follower's feed",
+    "shardmap": "bytes an entry and lookups of the photo→user map at a million",
+    "ids": "rows inserted a second with our IDs, beside a bigserial",
+    "fan_out": "deliveries a second into followers' feeds",
+}
+
+
+def machine() -> str:
+    with open("/proc/cpuinfo") as cpuinfo:
+        models = [line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores of {models[0] if models else platform.machine()}, {memory:.0f} GiB, {platform.system()}"
+
+
+class Command(BaseCommand):
+    help = __doc__
+
+    def add_arguments(self, parser) -> None:
+        parser.add_argument("name", choices=NAMES, help="; ".join(f"{name}: {what}" for name, what in NAMES.items()))
+        parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+
+    def handle(self, *args, **options) -> None:
+        name = options["name"]
+        print(f"{name}: {NAMES[name]}\non {machine()}")
+        result = import_module(f"bench.{name}").run()
+        for key, value in result.items():
+            print(f"  {key:32}{value:>14,}")
+        if options["json"]:
+            print(json.dumps({"bench": name, "machine": machine(), **result}))
