@@ -7,12 +7,28 @@ import os
 
 import django
 import pytest
+from django.db import connections
 
 os.environ.setdefault("STACK", "test")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
 django.setup()
 
 from tests.support import Person, ctl, eventually, get  # noqa: E402  (needs the settings)
+
+
+@pytest.fixture(autouse=True)
+def fresh_connections():
+    """A test may kill the servers that this process is connected to; the next one begins with none."""
+    yield
+    connections.close_all()
+
+
+@pytest.fixture(scope="module")
+def no_workers():
+    """Jobs wait: what is done with them, a test does itself."""
+    ctl("stop", "worker")
+    yield
+    ctl("start", "worker")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 
 import requests
 from django.conf import settings
+from django.db import DatabaseError, connections
 from PIL import Image
 
 from workers.models import OutboxJob
@@ -158,4 +159,12 @@ def jobs_of(*user_ids: int) -> list[OutboxJob]:
 def settled(*people: Person) -> None:
     """Waits until no job is left that has to do with these people."""
     ids = [one.id for one in people]
-    eventually(lambda: not jobs_of(*ids), what=f"the jobs of users {ids} are done")
+
+    def done() -> bool:
+        try:
+            return not jobs_of(*ids)
+        except DatabaseError:  # our connection's server was killed by the test
+            connections.close_all()
+            return False
+
+    eventually(done, 20, f"the jobs of users {ids} are done")

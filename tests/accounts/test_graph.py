@@ -5,7 +5,7 @@ import pytest
 from accounts import graph
 from accounts.models import Counts, Follow, Follower
 from shardmap.shards import on_shard, shard_transaction
-from tests.support import Refused, ctl, settled
+from tests.support import Refused, settled
 
 
 def edges(follower, followee) -> tuple:
@@ -22,14 +22,6 @@ def counted(one) -> tuple[int, int]:
     with on_shard(one.id):
         row = Counts.objects.filter(user_id=one.id).first()
     return (row.follows, row.followed_by) if row else (0, 0)
-
-
-@pytest.fixture(scope="module")
-def no_workers():
-    """The far side of an edge changes only when a test says so."""
-    ctl("stop", "worker")
-    yield
-    ctl("start", "worker")
 
 
 def test_following_writes_both_edges_and_both_counts(person):

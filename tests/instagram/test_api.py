@@ -68,7 +68,7 @@ def test_jsonp(one):
 def test_a_callback_that_is_no_name_is_not_called(one, callback):
     response = one.call("GET", "users/self", params={"callback": callback})
     assert response.headers["Content-Type"].startswith("application/json")
-    assert callback not in response.text
+    assert response.text.startswith("{")
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/users/1/2/3", "/v1/users//", "/favicon.ico"])

@@ -6,34 +6,20 @@ import requests
 from django.conf import settings
 from PIL import Image
 
-from photos import services, storage
-from photos.models import Photo, Status
+from photos import storage
+from photos.models import Photo
 from shardmap import photo_map
 from shardmap.shards import on_shard
-from tests.support import Refused, ctl, eventually, jobs_of, jpeg, photo_id, picture, settled
+from tests.photos.seen import exists, pixels, row_of
+from tests.support import Refused, eventually, jpeg, photo_id, picture, settled
 
 GPS, ORIENTATION = 34853, 274
-
-
-def pixels(url: str) -> Image.Image:
-    response = requests.get(url, timeout=10)
-    assert response.status_code == 200, url
-    return Image.open(io.BytesIO(response.content))
-
-
-def row_of(media: dict) -> Photo | None:
-    with on_shard(int(media["user"]["id"])):
-        return Photo.objects.filter(id=photo_id(media["id"])).first()
 
 
 def refused(call, *args, **kwargs) -> dict:
     with pytest.raises(Refused) as error:
         call(*args, **kwargs)
     return error.value.meta
-
-
-def exists(bucket: str, key: str) -> bool:
-    return "Contents" in storage._s3().list_objects_v2(Bucket=bucket, Prefix=key)
 
 
 def left_processing(one, media: dict) -> dict | None:
@@ -277,61 +263,6 @@ def test_publishing_an_upload_at_the_same_instant_gives_one_photo(person):
     assert len(set(answers)) == 1
     settled(one)
     assert len(one.get("users/self/media/recent")) == one.counts()["media"] == 1
-
-
-STEPS_OF_PROCESS = ["read_upload", "put_renditions", "_leave_processing", "delete_upload", "forget_surely"]
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS_OF_PROCESS)
-def test_a_crash_at_any_step_of_processing_is_made_good_by_the_next_try(person, monkeypatch, no_workers, step, when):
-    """A crash is an exception that nothing catches, before or after the step; then the job comes again."""
-    one = person()
-    media = one.publish()
-    upload_id = row_of(media).upload_id
-    place = next(place for place in (storage, services, services.cache) if hasattr(place, step))
-    original = getattr(place, step)
-
-    def crash(*args, **kwargs):
-        if when == "after":
-            original(*args, **kwargs)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(place, step, crash)
-    with pytest.raises(KeyboardInterrupt):
-        services.process(one.id, photo_id(media["id"]), upload_id)
-    monkeypatch.setattr(place, step, original)
-    services.process(one.id, photo_id(media["id"]), upload_id)
-
-    assert row_of(media).status == Status.READY
-    assert one.counts()["media"] == 1
-    assert [row.job for row in jobs_of(one.id)].count("feeds.fan_out") == 1
-    assert not exists(settings.S3_UPLOADS_BUCKET, f"{one.id}/{upload_id}")
-    assert pixels(one.get(f"media/{media['id']}")["images"]["thumbnail"]["url"]).size == (150, 150)
-
-
-@pytest.fixture(scope="module")
-def no_workers():
-    ctl("stop", "worker")
-    yield
-    ctl("start", "worker")
-
-
-def test_a_photo_that_was_deleted_while_it_was_processed_leaves_nothing(person, monkeypatch, no_workers):
-    one = person()
-    media = one.publish()
-    upload_id, put = row_of(media).upload_id, storage.put_renditions
-
-    def deleted_meanwhile(*args):
-        services.delete(one.id, photo_id(media["id"]))
-        services.bury(one.id, photo_id(media["id"]))
-        put(*args)
-
-    monkeypatch.setattr(storage, "put_renditions", deleted_meanwhile)
-    services.process(one.id, photo_id(media["id"]), upload_id)
-    assert row_of(media) is None
-    assert not exists(settings.S3_PHOTOS_BUCKET, upload_id)
-    assert one.counts()["media"] == 0
 
 
 # A user's photos, and deleting.
