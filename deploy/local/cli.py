@@ -184,13 +184,10 @@ def demo(stack: Stack) -> None:
 def down(name: str) -> None:
     if not (LOCAL / name / "secrets.json").exists():
         return
-    with alone(name):
+    with alone(name), step(f"stopping the stack {name}"):
         stack = Stack(name)
         stack.load_secrets()
-        supervisor = Supervisor(stack)
-        if supervisor.pid():
-            with step(f"stopping the stack {name}"):
-                supervisor.stop()
+        Supervisor(stack).stop()
 
 
 def run(name: str) -> int:
@@ -198,17 +195,11 @@ def run(name: str) -> int:
     try:
         up(name)
         print("Ctrl-C stops it. Below is what the app logs.", flush=True)
-        logs = LOCAL / name / "logs"
-        return foreground(
-            [
-                "tail",
-                "-n0",
-                "-F",
-                *(logs / f"{log}.log" for log in ("gunicorn", "worker_0", "worker_1", "relay")),
-            ]
-        )
+        logs = [LOCAL / name / "logs" / f"{program}.log" for program in ("gunicorn", "worker_0", "worker_1", "relay")]
+        foreground(["tail", "-n0", "-F", *logs])
     finally:
         down_for_sure(name)
+    return 0
 
 
 def down_for_sure(name: str) -> None:
@@ -262,7 +253,8 @@ def foreground(command: list, **options) -> int:
 
 def clean_stack(name: str) -> None:
     down(name)
-    shutil.rmtree(LOCAL / name, ignore_errors=not LOCAL.exists())
+    if (LOCAL / name).exists():
+        shutil.rmtree(LOCAL / name)
 
 
 def status(name: str) -> int:

@@ -31,9 +31,16 @@ class Supervisor:
         """supervisord's process, whether it answers or not."""
         try:
             pid = int(self.pidfile.read_text())
-            return pid if str(self.conf).encode() in Path(f"/proc/{pid}/cmdline").read_bytes() else None
         except (OSError, ValueError):
             return None
+        return pid if self.lives(pid) else None
+
+    def lives(self, pid: int) -> bool:
+        """Whether the process is (still) our supervisord; numbers are used again."""
+        try:
+            return str(self.conf).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
 
     def answers(self) -> bool:
         try:
@@ -75,8 +82,19 @@ class Supervisor:
     def stop(self) -> None:
         """Ends supervisord and everything under it: politely, and if that takes too long, by force."""
         pid = self.pid()
-        if pid is None:
-            return
+        if pid:
+            self.shut_down(pid)
+        self.remove_sockets()
+        # gunicorn's workers need a second to notice that somebody killed their master.
+        deadline = time.monotonic() + 5
+        while taken := taken_ports(self.stack.ports):
+            if time.monotonic() > deadline:
+                if pid:
+                    raise Failed("Everything was stopped, and yet:\n" + "\n".join(taken))
+                return
+            time.sleep(0.1)
+
+    def shut_down(self, pid: int) -> None:
         deadline = time.monotonic() + STOP_PATIENCE
         if self.answers():
             # All at once, where supervisord by itself would stop one after the other, a second for each.
@@ -86,16 +104,10 @@ class Supervisor:
             ):
                 time.sleep(0.05)
         os.kill(pid, signal.SIGTERM)
-        while self.pid() == pid:
+        while self.lives(pid):
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)  # the kernel then ends its programs, see programs.py
-            time.sleep(0.05)
-        self.remove_sockets()
-        deadline = time.monotonic() + 5
-        while taken := taken_ports(self.stack.ports):
-            if time.monotonic() > deadline:
-                raise Failed("Everything was stopped, and yet:\n" + "\n".join(taken))
-            time.sleep(0.1)
+            time.sleep(0.02)
 
     def processes(self) -> dict[str, list[dict]]:
         """Program → its processes, as supervisord describes them."""
