@@ -9,7 +9,7 @@ def short_user(user: dict, *, bio: bool = False) -> dict:
         "id": str(user["id"]),
         "username": user["username"],
         "full_name": user["full_name"],
-        "profile_picture": user["profile_picture"] or f"{settings.SITE_URL}/static/anonymous.png",
+        "profile_picture": user["profile_picture"] or f"{settings.CDN_URL}/anonymous.jpg",
     }
     if bio:
         shown |= {"bio": user["bio"], "website": user["website"]}

@@ -1,5 +1,7 @@
 """What a photo looks like in the API."""
 
+import re
+
 from django.conf import settings
 
 from accounts.schemas import short_user
@@ -8,6 +10,7 @@ from photos.imaging import RENDITIONS
 from photos.models import Status
 from shardmap.ids import time_of_id
 
+TAG = re.compile(r"(?<!\w)#(\w+)")
 SHORTCODE_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
@@ -22,6 +25,11 @@ def shortcode(photo_id: int) -> str:
         photo_id, digit = divmod(photo_id, 64)
         code = SHORTCODE_ALPHABET[digit] + code
     return code
+
+
+def tags_in(caption: str) -> list[str]:
+    """The #tags of a caption, in lower case, each once."""
+    return list(dict.fromkeys(tag.lower() for tag in TAG.findall(caption)))
 
 
 def media(photo: dict, owner: dict) -> dict:
@@ -42,7 +50,7 @@ def media(photo: dict, owner: dict) -> dict:
         "caption": _caption(photo, user, created_time),
         "likes": {"count": 0, "data": []},
         "comments": {"count": 0, "data": []},
-        "tags": [],
+        "tags": tags_in(photo["caption"]),
         "filter": photo["filter"],
         "location": _location(photo),
         "link": f"{settings.SITE_URL}/p/{shortcode(photo['id'])}/",

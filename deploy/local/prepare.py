@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
-from deploy.local.layout import Stack  # noqa: E402
+from deploy.local.layout import DEPLOY, Stack  # noqa: E402
 from deploy.local.ports import HOST  # noqa: E402
 
 DATABASES = {"postgres_a": ["directory", "shards_a"], "postgres_b": ["shards_b"]}
@@ -62,6 +62,12 @@ def prepare_buckets(settings: dict[str, str]) -> None:
             s3.create_bucket(Bucket=bucket)
             # The first object makes SeaweedFS allocate volumes, which takes a moment: better now than at an upload.
             s3.put_object(Bucket=bucket, Key=".ready", Body=b"ready")
+    # Who has no picture of their own is shown with this one (accounts/schemas.py).
+    picture = (DEPLOY / "s3/anonymous.jpg").read_bytes()
+    s3.put_object(
+        Bucket=settings["S3_PHOTOS_BUCKET"], Key="anonymous.jpg", Body=picture, ContentType="image/jpeg",
+        CacheControl="public, max-age=86400",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

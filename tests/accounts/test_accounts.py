@@ -159,6 +159,12 @@ def test_bad_tokens(token, error_type):
     assert response.json()["meta"]["error_type"] == error_type
 
 
+def test_who_has_no_picture_is_shown_with_one_that_exists(person):
+    picture = requests.get(person().get("users/self")["profile_picture"], timeout=10)
+    assert picture.status_code == 200
+    assert picture.headers["Content-Type"] == "image/jpeg"
+
+
 def test_other_users_are_shown_without_what_is_private(person):
     one, other = person(), person()
     shown = one.get(f"users/{other.id}")

@@ -29,15 +29,16 @@ def left_processing(one, media: dict) -> dict | None:
 
 def test_a_published_photo_has_everything_a_client_needs(person):
     one = person()
-    media = one.take(caption="Sunset at Ørsta 🌅", filter="Hefe", latitude=62.2, longitude=6.13)
+    media = one.take(caption="Sunset at #Ørsta 🌅 #sun #SUN a#b", filter="Hefe", latitude=62.2, longitude=6.13)
     assert media["id"].endswith(f"_{one.id}")
     assert media["type"] == "image"
     assert media["user"]["username"] == one.username
-    assert media["caption"]["text"] == "Sunset at Ørsta 🌅"
+    assert media["caption"]["text"] == "Sunset at #Ørsta 🌅 #sun #SUN a#b"
     assert media["filter"] == "Hefe"
     assert media["location"] == {"latitude": 62.2, "longitude": 6.13}
     assert media["created_time"].isdigit()
-    assert (media["likes"]["count"], media["comments"]["count"], media["tags"]) == (0, 0, [])
+    assert media["tags"] == ["ørsta", "sun"]
+    assert (media["likes"]["count"], media["comments"]["count"]) == (0, 0)
     for name, size in (("thumbnail", 150), ("low_resolution", 306), ("standard_resolution", 612)):
         image = media["images"][name]
         assert (image["width"], image["height"]) == (size, size)
