@@ -1,6 +1,8 @@
 """gunicorn, the app server: 2 processes of 16 threads each. Used as it is, locally and in production."""
 
+import ctypes
 import os
+import signal
 
 bind = os.environ["GUNICORN_BIND"]
 wsgi_app = "instagram.wsgi:application"
@@ -35,3 +37,11 @@ loglevel = "info"
 
 # Only nginx talks to gunicorn, over loopback.
 forwarded_allow_ips = "127.0.0.1"
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def post_fork(server, worker) -> None:
+    """A worker dies with its master. By itself it would keep the port for as long as nginx keeps its connections,
+    while the next master waits for the port and nobody accepts."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

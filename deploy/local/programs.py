@@ -3,7 +3,7 @@
 Each program can be stopped, killed and restarted alone (`stack.py ctl`). All are started through `setpriv
 --pdeathsig`: should the supervisor itself be killed, the kernel ends its children, so nothing is ever left over.
 For the same reason nginx runs without its master process: its workers do not notice when a master is gone, and keep
-the port. (gunicorn's and Postgres' do.)
+the port. (Postgres' backends do, and gunicorn's workers die with their master, see gunicorn.conf.py.)
 """
 
 import os

@@ -14,6 +14,7 @@ from deploy.local.machine import last_lines
 from deploy.local.ports import taken_ports
 
 STOP_PATIENCE = 45  # seconds for all programs to end before they are killed; a program gets 20 (see programs.py)
+ACCESS_LOG_BYTES = 50_000_000  # nginx writes it itself; the other logs are supervisord's, who keeps them small
 
 
 class Supervisor:
@@ -60,6 +61,9 @@ class Supervisor:
                 raise Failed("\n".join(taken))
             time.sleep(0.1)
         self.remove_sockets()
+        for log in self.stack.logs.glob("*.access.log"):
+            if log.stat().st_size > ACCESS_LOG_BYTES:
+                os.truncate(log, 0)
         command = [VENV / "bin/python", VENV / "bin/supervisord", "-c", self.conf]
         quietly = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
         done = subprocess.run(command, cwd=self.stack.dir, start_new_session=True, **quietly)
@@ -81,18 +85,11 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ends supervisord and everything under it: politely, and if that takes too long, by force."""
-        pid = self.pid()
-        if pid:
+        if pid := self.pid():
             self.shut_down(pid)
+            if taken := taken_ports(self.stack.ports):
+                raise Failed("Everything was stopped, and yet:\n" + "\n".join(taken))
         self.remove_sockets()
-        # gunicorn's workers need a second to notice that somebody killed their master.
-        deadline = time.monotonic() + 5
-        while taken := taken_ports(self.stack.ports):
-            if time.monotonic() > deadline:
-                if pid:
-                    raise Failed("Everything was stopped, and yet:\n" + "\n".join(taken))
-                return
-            time.sleep(0.1)
 
     def shut_down(self, pid: int) -> None:
         deadline = time.monotonic() + STOP_PATIENCE
