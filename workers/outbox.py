@@ -37,7 +37,7 @@ GRACE = datetime.timedelta(seconds=5)
 # No second worker takes a job before this has passed. Longer than a job may run (worker.JOB_SECONDS).
 LEASE = datetime.timedelta(seconds=30)
 LONGEST_BACKOFF = datetime.timedelta(minutes=5)
-MAX_ATTEMPTS = 20  # with the backoff above, one and a half hours of failing
+MAX_ATTEMPTS = 20  # with the backoff above, an hour of failing
 RELAY_BATCH = 1000
 
 
