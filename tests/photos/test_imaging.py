@@ -1,18 +1,25 @@
 """What `photos.imaging.render` makes of good, odd, broken and hostile files. Every picture is made here."""
 
+import functools
 import io
+import pathlib
 import random
 import struct
+import subprocess
+import sys
 import zlib
 
 import pillow_heif
 import pytest
 import pyvips
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
+import photos
 from photos.imaging import MAX_BYTES, RENDITIONS, NotAPicture, render
 
 pillow_heif.register_heif_opener()
+
+ROOT = pathlib.Path(photos.__file__).parent.parent
 
 RED, GREEN, BLUE, YELLOW = (200, 30, 30), (30, 160, 30), (30, 30, 200), (220, 210, 40)
 WHITE = (255, 255, 255)
@@ -44,10 +51,24 @@ def noise(width=900, height=800):
     return Image.frombytes("RGB", (width, height), random.Random(1).randbytes(3 * width * height))
 
 
+def plain(interpretation, *channels):
+    """700 by 700 pixels of one colour, in what Pillow cannot write."""
+    pixels = bytes(channels) * (700 * 700)
+    image = pyvips.Image.new_from_memory(pixels, 700, 700, len(channels), "uchar")
+    return image.copy(interpretation=interpretation)
+
+
 def encode(picture, kind, **options):
     out = io.BytesIO()
+    if kind == "HEIF":
+        options["enc_params"] = {"preset": "ultrafast"}
     picture.save(out, kind, **options)
     return out.getvalue()
+
+
+@functools.cache
+def encoded_noise(size, kind, **options):
+    return encode(noise(*size), kind, **options)
 
 
 def exif(orientation=1):
@@ -91,9 +112,9 @@ def chunk(name, data):
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def png(width, height, rows):
+def png(width, height, rows, interlace=0):
     """An 8-bit RGB PNG whose header says what it is told to."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlace)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -117,15 +138,11 @@ def test_is_upright_whatever_the_exif_orientation(kind, orientation):
 def test_heic_is_upright_and_its_exif_orientation_does_not_turn_it_again(orientation):
     seen = quarters()
     stored = seen if STORED[orientation] is None else seen.transpose(STORED[orientation])
-    original = encode(stored, "HEIF", quality=90, exif=exif(orientation))  # becomes irot and imir
+    # The encoder writes an orientation as irot and imir, and leaves the EXIF tag in place as phones do.
+    original = encode(stored, "HEIF", quality=90, exif=exif(orientation).tobytes())
     assert orientation == 1 or b"irot" in original or b"imir" in original
-    # The encoder resets EXIF's orientation; phones leave it in place.
-    reset = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x01"
-    little = reset if reset in original else b"\x12\x01\x03\x00\x01\x00\x00\x00\x01\x00"
-    assert little in original
-    turned = little[:8] + (bytes([0, orientation]) if little is reset else bytes([orientation, 0]))
 
-    assert_quarters(render(original.replace(little, turned)), tolerance=12)
+    assert_quarters(render(original), tolerance=12)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +165,11 @@ def test_takes_the_formats_of_phones_and_screens(original):
 def test_crops_the_centre():
     picture = Image.new("RGB", (1400, 700), RED)
     picture.paste(BLUE, (350, 0, 1050, 700))
-    for original in (encode(picture, "JPEG"), encode(picture.rotate(90, expand=True), "JPEG")):
+    for original in (
+        encode(picture, "JPEG"),
+        encode(picture, "JPEG", exif=exif(6)),
+        encode(picture.rotate(90, expand=True), "JPEG"),
+    ):
         for jpeg in render(original).values():
             for at in (0.03, 0.03), (0.97, 0.97), (0.03, 0.97), (0.97, 0.03):
                 assert_colour(displayed(jpeg), at, BLUE)
@@ -175,27 +196,26 @@ def test_no_metadata_is_left(kind):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     options = {"exif": exif(6), "icc_profile": profile}
     if kind == "PNG":
-        options["pnginfo"] = None
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options["pnginfo"].add_text("Comment", "here-i-live")
     else:
-        options["xmp"] = xmp
-    if kind == "JPEG":
-        options["comment"] = b"here-i-live"
+        options |= {"xmp": xmp, "comment": b"here-i-live"}
     original = encode(quarters(), kind, **options)
     assert b"Camera-of-the-test" in original
+    assert b"here-i-live" in original
 
     for jpeg in render(original).values():
         picture = displayed(jpeg)
         assert not picture.getexif()
         assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
-        assert not picture.applist or [name for name, _ in picture.applist] == ["APP0"]
         assert b"Camera-of-the-test" not in jpeg
         assert b"here-i-live" not in jpeg
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_display_p3_is_converted_to_srgb(kind):
-    wide = (pyvips.Image.black(8, 8, bands=3) + [200, 80, 60]).cast("uchar").copy(interpretation="srgb")
-    wide = wide.icc_transform("p3", input_profile="srgb")
+    wide = plain("srgb", 200, 80, 60).icc_transform("p3", input_profile="srgb")
     stored = tuple(int(value) for value in wide(4, 4))
     assert max(abs(a - b) for a, b in zip(stored, (200, 80, 60), strict=True)) > 10
     picture = Image.new("RGB", (700, 700), stored)
@@ -230,9 +250,10 @@ def test_grey():
 
 def test_sixteen_bits():
     assert_plain(encode(Image.new("I;16", (700, 700), 40_000), "PNG"), (156, 156, 156))
-    deep = (pyvips.Image.black(700, 700, bands=4) + [200 * 257, 30 * 257, 30 * 257, 65_535]).cast("ushort")
-    assert_plain(deep.copy(interpretation="rgb16").pngsave_buffer(), RED)
-    assert_plain(deep.copy(interpretation="rgb16").pngsave_buffer(interlace=True), RED)
+    deep = plain("srgb", *RED, 255).colourspace("rgb16")
+    assert deep.format == "ushort"
+    assert_plain(deep.pngsave_buffer(), RED)
+    assert_plain(deep.pngsave_buffer(interlace=True), RED)
 
 
 def test_ten_bit_heic():
@@ -246,10 +267,10 @@ def test_ten_bit_heic():
 
 def test_cmyk_with_and_without_a_profile():
     cyan = Image.new("CMYK", (2000, 1500), (255, 0, 0, 0))
-    ink = (pyvips.Image.black(700, 700, bands=4) + [0, 255, 255, 0]).cast("uchar").copy(interpretation="cmyk")
-    red = ink.icc_transform("srgb", input_profile="cmyk").icc_transform("cmyk", input_profile="srgb")
+    red = plain("srgb", 255, 0, 0).icc_transform("cmyk", input_profile="srgb")
     assert red.get_typeof("icc-profile-data")
 
+    assert_plain(plain("cmyk", 20, 100, 50, 28).jpegsave_buffer(keep="none"), (204, 146, 155))
     for jpeg in render(encode(cyan, "JPEG")).values():
         r, g, b = displayed(jpeg).getpixel((75, 75))
         assert r < 60
@@ -270,14 +291,14 @@ def test_of_an_animation_the_first_frame(kind):
 
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
-@pytest.mark.parametrize("size", [(900, 1600), (1600, 900), (300, 900)], ids=["portrait", "landscape", "small"])
+@pytest.mark.parametrize("size", [(640, 960), (960, 640), (200, 600)], ids=["portrait", "landscape", "small"])
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("HEIF", {"quality": 30})],
     ids=["JPEG", "progressive", "PNG", "WebP", "HEIC"],
 )
 def test_a_truncated_file_is_refused_wherever_it_ends(kind, options, size, part):
-    original = encode(noise(*size), kind, **options)
+    original = encoded_noise(size, kind, **options)
 
     with pytest.raises(NotAPicture, match=r"This \w+ file of [\d,]+ bytes is cut short or damaged"):
         render(original[: int(len(original) * part)])
@@ -286,11 +307,12 @@ def test_a_truncated_file_is_refused_wherever_it_ends(kind, options, size, part)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_garbage_after_a_good_header_is_refused(kind):
     original = encode(noise(), kind)
-    half = len(original) // 2
-    garbage = random.Random(2).randbytes(half)
+    garbage = random.Random(2).randbytes(len(original) - 1000)
+    if kind == "WEBP":  # its data have no redundancy: most garbage is a picture of something
+        garbage = b"\xff" * len(garbage)
 
     with pytest.raises(NotAPicture, match="damaged"):
-        render(original[:half] + garbage + original[-2:])
+        render(original[:800] + garbage + original[-200:])
 
 
 def test_a_truncated_jpeg_that_was_given_an_end_is_refused():
@@ -313,7 +335,7 @@ def test_what_browsers_overlook_is_overlooked():
         assert_quarters(render(original))
 
 
-def test_ordinary_progressive_scans_are_few_and_too_many_are_refused():
+def test_a_jpeg_of_too_many_scans_is_refused():
     jpeg = encode(quarters(), "JPEG", progressive=True)
     last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
 
@@ -326,14 +348,14 @@ def test_ordinary_progressive_scans_are_few_and_too_many_are_refused():
     [
         (b"", "empty"),
         (b"hello, world", r"not a picture: it starts with b'hello, world'"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "This is an SVG file"),
-        (b"<?xml version='1.0'?>\n<!DOCTYPE svg>\n<svg/>", "This is an SVG file"),
-        (encode(quarters(), "GIF"), "This is a GIF file"),
-        (encode(quarters(), "TIFF"), "This is a TIFF file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG files are not taken"),
+        (b"<?xml version='1.0'?>\n<!DOCTYPE svg>\n<svg/>", "SVG files are not taken"),
+        (encode(quarters(), "GIF"), "GIF files are not taken"),
+        (encode(quarters(), "TIFF"), "TIFF files are not taken"),
         (encode(quarters(), "BMP"), "not a picture"),
-        (encode(quarters(), "AVIF"), "This is an AVIF file"),
-        (b"%PDF-1.7", "This is a PDF file"),
-        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "This is a video file"),
+        (encode(quarters(), "AVIF"), "AVIF files are not taken"),
+        (b"%PDF-1.7", "PDF files are not taken"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "Video files are not taken"),
     ],
     ids=["empty", "text", "SVG", "SVG with prologue", "GIF", "TIFF", "BMP", "AVIF", "PDF", "video"],
 )
@@ -371,3 +393,31 @@ def test_too_many_bytes_are_refused():
     assert_quarters(render(jpeg + bytes(MAX_BYTES - len(jpeg))))
     with pytest.raises(NotAPicture, match=r"20,971,521 bytes; a photo may have 20,971,520"):
         render(jpeg + bytes(MAX_BYTES - len(jpeg) + 1))
+
+
+def render_apart(path, megabytes=4000):
+    """What `render` raises for this file, if anything, in a process of its own with so much memory left."""
+    script = """if True:
+        import pathlib, resource, sys
+        from photos.imaging import render
+        used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 2**20, -1))
+        try:
+            print(*render(pathlib.Path(sys.argv[1]).read_bytes()))
+        except Exception as error:
+            print(type(error).__name__)
+    """
+    command = [sys.executable, "-c", script, str(path), str(megabytes)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_out_of_memory_is_no_fault_of_the_picture(tmp_path):
+    (tmp_path / "large.png").write_bytes(png(10_000, 10_000, bytes(1000), interlace=1))
+
+    assert render_apart(tmp_path / "large.png", megabytes=200) == "MemoryError"
+
+
+def test_cmyk_without_a_profile_does_not_end_the_process(tmp_path):
+    plain("cmyk", 20, 100, 50, 28).jpegsave(str(tmp_path / "cmyk.jpg"), keep="none")
+
+    assert render_apart(tmp_path / "cmyk.jpg") == " ".join(RENDITIONS)
