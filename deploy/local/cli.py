@@ -67,9 +67,9 @@ def up(name: str, servers_only: bool = False) -> None:
             app = [program for program in programs if program.is_app]
             stop_if_outdated(supervisor, app)
             start_and_wait(supervisor, app)
-        print(f"The stack {name} is up after {time.monotonic() - start:.1f} s.", flush=True)
-        if name == "dev" and not servers_only:
-            demo(stack)
+    print(f"The stack {name} is up after {time.monotonic() - start:.1f} s.", flush=True)
+    if name == "dev" and not servers_only:
+        demo(stack)
 
 
 def configuration(stack: Stack) -> list[Path]:

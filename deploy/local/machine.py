@@ -29,8 +29,8 @@ PACKAGES = {
     "nginx": "nginx",
 }
 
-# Installs without letting Debian start the new servers on their default ports, now or at the next boot: we start our
-# own. $@ are the packages. A guard that a power cut left behind is known by its mark.
+# Installs the packages in $@ without letting Debian start the new servers on their default ports, now or at the next
+# boot: we start our own. A guard that a power cut left behind is known by its mark.
 INSTALL = r"""
 set -eu
 guard=/usr/sbin/policy-rc.d
@@ -42,15 +42,14 @@ if [ ! -e $guard ] || grep -q "$mark" $guard; then
     chmod 755 $guard
 fi
 export DEBIAN_FRONTEND=noninteractive
+units() { ls /lib/systemd/system 2>/dev/null | grep '\.service$' || true; }
 install() { apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "$@"; }
-known() { apt-get -s install --no-install-recommends "$@" >/dev/null 2>&1; }
-known "$@" || apt-get update
+before=$(units)
+apt-get -s install --no-install-recommends "$@" >/dev/null 2>&1 || apt-get update
 install "$@" || { apt-get update && install "$@"; }
-if [ -d /run/systemd/system ]; then
-    for package; do
-        for unit in $(dpkg -L "$package" | sed -n 's,.*/systemd/system/\([^/@]*\.service\)$,\1,p'); do
-            systemctl disable --quiet "$unit" || true
-        done
+if command -v systemctl >/dev/null; then
+    for unit in $(units); do
+        echo "$before" | grep -qxF "$unit" || systemctl disable --quiet "$unit" || true
     done
 fi
 """
