@@ -48,7 +48,7 @@ def revoke(request: HttpRequest) -> None:
 def _as_service_error(answer: dict) -> Exception:
     reason = answer.get("error_description") or answer["error"]
     if answer["error"] == "invalid_client":
-        return InvalidClient(f"client_id: {reason}")
+        return InvalidClient("client_id: unknown, or not allowed to do this")
     if answer["error"] == "invalid_grant":
         return InvalidToken("The username or the password is wrong.")
     return InvalidParameters(f"{answer['error']}: {reason}")

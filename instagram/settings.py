@@ -130,6 +130,10 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
-    # pygearman and boto3 tell their inner life at INFO.
-    "loggers": {"gearman": {"level": "WARNING"}, "botocore": {"level": "WARNING"}},
+    "loggers": {
+        # pygearman and boto3 tell their inner life at INFO; Django, each refused request as a warning.
+        "gearman": {"level": "WARNING"},
+        "botocore": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},
+    },
 }

@@ -25,31 +25,30 @@ LOCK_CLASS = 1751213925  # advisory locks: one run at a time per shard
 Step = tuple[str, str, str]  # app, migration, SQL
 
 
-def place_new_shards() -> int:
-    """Gives each logical shard that has no place one, spread evenly over the servers. Returns how many were new."""
+def place_shards() -> None:
+    """Gives the logical shards of a new installation their places, spread evenly over the servers.
+
+    Raises ValueError when the settings do not fit the installation.
+    """
     if not 1 <= settings.LOGICAL_SHARDS <= MAX_LOGICAL_SHARDS:
         raise ValueError(f"LOGICAL_SHARDS is {settings.LOGICAL_SHARDS}; it must be 1 to {MAX_LOGICAL_SHARDS}")
     if not settings.SHARD_SERVERS:
         raise ValueError("SHARD_SERVERS is empty: name at least one physical database, as alias=postgresql://…")
-    placed = dict(LogicalShard.objects.values_list("shard", "database"))
-    if placed and max(placed) >= settings.LOGICAL_SHARDS:
+    placed = LogicalShard.objects.count()
+    if placed not in (0, settings.LOGICAL_SHARDS):
         raise ValueError(
-            f"LOGICAL_SHARDS is {settings.LOGICAL_SHARDS}, but shard {max(placed)} exists: "
+            f"LOGICAL_SHARDS is {settings.LOGICAL_SHARDS}, but this installation was made with {placed}: "
             "it is fixed for the life of an installation, since users are found by it"
         )
-    if placed and len(placed) < settings.LOGICAL_SHARDS and max(placed) == len(placed) - 1:
-        raise ValueError(
-            f"LOGICAL_SHARDS is {settings.LOGICAL_SHARDS}, but this installation was made with {len(placed)}: "
-            "it is fixed for the life of an installation, since users are found by it"
+    if not placed:
+        servers = settings.SHARD_SERVERS
+        LogicalShard.objects.bulk_create(
+            [
+                LogicalShard(shard=shard, database=servers[shard % len(servers)])
+                for shard in range(settings.LOGICAL_SHARDS)
+            ],
+            ignore_conflicts=True,
         )
-    new = [
-        LogicalShard(shard=shard, database=settings.SHARD_SERVERS[shard % len(settings.SHARD_SERVERS)])
-        for shard in range(settings.LOGICAL_SHARDS)
-        if shard not in placed
-    ]
-    LogicalShard.objects.bulk_create(new, ignore_conflicts=True)
-    placement.cache_clear()
-    return len(new)
 
 
 def plan() -> list[Step]:

@@ -162,7 +162,7 @@ def _checked(endpoint: Endpoint, params: dict[str, Any]) -> dict[str, Any]:
         checked = model.model_validate(given)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        raise InvalidParameters(f"{first['loc'][0]}: {first['msg']}") from None
+        raise InvalidParameters(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
     return {name: getattr(checked, name) for name in model.model_fields}
 
 

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from shardmap.migrate import migrate_shards, missing, place_new_shards, plan
+from shardmap.migrate import migrate_shards, missing, place_shards, plan
 
 BAR_WIDTH = 40
 
@@ -25,7 +25,7 @@ class Command(BaseCommand):
 
     def handle(self, *args, **options) -> None:
         try:
-            place_new_shards()
+            place_shards()
             for alias in settings.SHARD_SERVERS:
                 call_command("migrate", database=alias, verbosity=0, interactive=False)
             todo = missing(plan())

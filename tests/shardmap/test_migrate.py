@@ -1,0 +1,81 @@
+import pytest
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connections
+
+from shardmap import migrate
+from shardmap.models import LogicalShard, ShardMigration
+from shardmap.shards import placement, schema_name
+
+SPARE = 4095  # no shard of the stack under test
+DATABASE = "a"
+
+
+@pytest.fixture
+def spare_shard():
+    """A logical shard that has a place and nothing else yet."""
+    placement()[SPARE] = DATABASE
+    yield SPARE
+    with connections[DATABASE].cursor() as cursor:
+        cursor.execute(f"DROP SCHEMA IF EXISTS {schema_name(SPARE)} CASCADE")
+    ShardMigration.objects.using(DATABASE).filter(shard=SPARE).delete()
+    placement.cache_clear()
+
+
+def tables(shard: int) -> set[str]:
+    with connections[DATABASE].cursor() as cursor:
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [schema_name(shard)])
+        return {row[0] for row in cursor.fetchall()}
+
+
+def recorded(shard: int) -> set[tuple[str, str]]:
+    return set(ShardMigration.objects.using(DATABASE).filter(shard=shard).values_list("app", "name"))
+
+
+def test_a_shard_gets_all_sharded_tables_and_no_others(spare_shard):
+    steps = migrate.plan()
+    migrate.migrate_shards({spare_shard: steps}, progress=lambda done: None)
+    assert tables(spare_shard) == tables(0)
+    assert {"photos_photo", "accounts_follow", "accounts_counts"} <= tables(spare_shard)
+    assert not {"accounts_user", "workers_outbox", "django_migrations"} & tables(spare_shard)
+    assert recorded(spare_shard) == {(app, name) for app, name, _ in steps}
+
+
+def test_a_migration_that_fails_leaves_the_shard_as_it_was_and_is_named(spare_shard):
+    steps = [*migrate.plan(), ("photos", "9999_broken", "CREATE TABLE no_such_schema.x ()")]
+    with pytest.raises(RuntimeError, match=f"{schema_name(spare_shard)} on {DATABASE}"):
+        migrate.migrate_shards({spare_shard: steps}, progress=lambda done: None)
+    assert tables(spare_shard) == set()
+    assert recorded(spare_shard) == set()
+
+
+def test_an_interrupted_migration_goes_on_where_it_stopped(spare_shard):
+    steps = migrate.plan()
+    migrate.migrate_shard(spare_shard, steps[:2])
+    assert recorded(spare_shard) == {(app, name) for app, name, _ in steps[:2]}
+    assert migrate.missing(steps) == {spare_shard: steps[2:]}
+    migrate.migrate_shard(spare_shard, steps)
+    assert tables(spare_shard) == tables(0)
+
+
+def test_migrating_what_is_up_to_date_changes_nothing(capsys):
+    call_command("migrate_shards")
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_the_shards_are_spread_over_all_servers():
+    placed = dict(LogicalShard.objects.values_list("shard", "database"))
+    assert sorted(placed) == list(range(settings.LOGICAL_SHARDS))
+    assert set(placed.values()) == set(settings.SHARD_SERVERS)
+
+
+@pytest.mark.parametrize(("count", "message"), [(16, "made with 8"), (4, "made with 8"), (0, "1 to 8192")])
+def test_another_number_of_logical_shards_is_refused(monkeypatch, count, message):
+    monkeypatch.setattr(settings, "LOGICAL_SHARDS", count)
+    with pytest.raises(CommandError, match=message):
+        call_command("migrate_shards")
+
+
+def test_what_belongs_to_the_directory_is_not_on_the_shard_servers():
+    with connections["b"].cursor() as cursor, pytest.raises(DatabaseError, match="accounts_user"):
+        cursor.execute("SELECT 1 FROM accounts_user")
