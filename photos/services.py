@@ -24,7 +24,7 @@ from shardmap.scatter import scatter
 from shardmap.shards import on_logical_shard, on_shard, shard_of, shard_transaction
 from workers.outbox import enqueue
 
-CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif", "image/avif")
+CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 OWNERS_A_QUERY = 5000
 
 _FIELDS = ("id", "owner_id", "upload_id", "status", "message", "caption", "filter", "latitude", "longitude")

@@ -1,7 +1,9 @@
 """The worker process: takes jobs from gearmand one at a time, and tells the outbox how they ended."""
 
+import faulthandler
 import logging
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ from workers.registry import all_jobs
 
 logger = logging.getLogger(__name__)
 
-JOB_SECONDS = 20  # less than outbox.LEASE
+JOB_SECONDS = 20
+SECONDS_TO_GIVE_UP = 5  # after them the process is ended; both together are less than outbox.LEASE
 POLL_SECONDS = 1.0  # how soon a worker notices that it shall stop
 RECONNECT_SECONDS = 0.5
 
@@ -27,16 +30,23 @@ class JobTimeout(BaseException):
 
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Raises JobTimeout in the main thread. C code is interrupted only once it returns to Python."""
+    """Raises JobTimeout in the main thread, and ends the process if that does not help.
+
+    A signal's handler waits for C code to return to Python, and decoding a hostile picture may never do so.
+    faulthandler's watchdog needs no Python to run: it writes a traceback and exits. The supervisor starts a new worker,
+    and the outbox counts the attempt.
+    """
 
     def stop(signum, frame):
         raise JobTimeout(f"not done after {seconds} s")
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
+    faulthandler.dump_traceback_later(seconds + SECONDS_TO_GIVE_UP, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,6 +13,7 @@ from workers import outbox, registry, worker
 from workers.models import OutboxJob
 
 USER = 4  # lives in shard 4
+SETUP = "import django; django.setup()"
 
 
 @pytest.fixture
@@ -172,6 +175,20 @@ def test_a_job_that_takes_too_long_is_stopped(job, monkeypatch):
     monkeypatch.setitem(registry._jobs, job.name, lambda: threading.Event().wait(30))
     run(put(job))
     assert "JobTimeout" in row_of(job).last_error
+
+
+def test_a_job_that_cannot_be_interrupted_ends_its_worker():
+    stuck = """
+import signal, threading
+from workers import worker
+worker.SECONDS_TO_GIVE_UP = 1
+with worker.time_limit(1):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # like C code that does not come back to Python
+    threading.Event().wait(60)
+"""
+    ended = subprocess.run([sys.executable, "-c", SETUP + stuck], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
 
 
 def test_a_job_that_no_worker_knows_yet_is_kept(job, monkeypatch):
