@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.local import machine
-from deploy.local.layout import LOCAL, ROOT, VENV, Failed, Stack, make_dir, prepare_local_dir, write
+from deploy.local.layout import LINK, LOCAL, ROOT, VENV, Failed, Stack, make_dir, prepare_local_dir, write
 from deploy.local.machine import last_lines, step
 from deploy.local.ports import OFFSETS
 from deploy.local.programs import Program, programs_of, supervisor_conf
@@ -308,9 +308,9 @@ def clean(name: str | None) -> None:
     for stack in [name] if name else OFFSETS:
         clean_stack(stack)
     if not name:
-        shutil.rmtree(LOCAL.resolve(), ignore_errors=True)
-        LOCAL.unlink(missing_ok=True) if LOCAL.is_symlink() else None
-        shutil.rmtree(VENV, ignore_errors=True)
+        for directory in (LOCAL, VENV):
+            shutil.rmtree(directory, ignore_errors=True)
+        LINK.unlink(missing_ok=True)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,6 +1,6 @@
 """A stack's place on this machine: directories, users, ports, secrets, and the rendered configuration.
 
-.local/                     ignored by git; a link where servers cannot reach the clone (`prepare_local_dir`)
+.local/                     ignored by git; a link where servers cannot reach the clone (`local_dir`)
 .local/dev/env              what the app reads (instagram/settings.py)
 .local/dev/secrets.json     made once, kept
 .local/dev/config/          deploy/**, rendered
@@ -20,7 +20,6 @@ from pathlib import Path
 from deploy.local.ports import HOST, ports_of
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCAL = ROOT / ".local"
 VENV = ROOT / ".venv"
 DEPLOY = ROOT / "deploy"
 
@@ -29,6 +28,18 @@ DEPLOY = ROOT / "deploy"
 AS_ROOT = os.getuid() == 0
 POSTGRES_USER = "postgres" if AS_ROOT else None
 SERVER_USER = "nobody" if AS_ROOT else None
+
+
+def local_dir() -> Path:
+    """Where `.local` really is: elsewhere, when it would be out of the reach of root's servers."""
+    reachable = all(directory.stat().st_mode & 0o001 for directory in (ROOT, *ROOT.parents))
+    if reachable or not AS_ROOT:
+        return LINK
+    return Path("/var/lib/instagram-local") / hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
+
+
+LINK = ROOT / ".local"
+LOCAL = local_dir()
 
 SECRETS = ("secret_key", "postgres_password", "instagram_password", "redis_password", "supervisor_password",
            "s3_access_key", "s3_secret_key")  # fmt: skip
@@ -109,18 +120,15 @@ class Stack:
 
 
 def prepare_local_dir() -> None:
-    """Makes `.local`; where the servers' users cannot reach the clone, as a link to where they can."""
-    if LOCAL.exists():
-        return
-    reachable = all(parent.stat().st_mode & 0o001 for parent in (ROOT, *ROOT.parents))
-    if AS_ROOT and not reachable:
-        place = Path("/var/lib/instagram-local") / hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
-        make_dir(place.parent)
-        make_dir(place)
-        LOCAL.unlink(missing_ok=True)  # a link whose target is gone
-        LOCAL.symlink_to(place)
-    else:
-        make_dir(LOCAL)
+    """Makes `.local`, or the link of that name to where it is instead."""
+    if LINK != LOCAL:
+        make_dir(LOCAL.parent)
+        if LINK.is_symlink():
+            LINK.unlink()
+        elif LINK.exists():
+            raise Failed(f"The servers' users cannot reach {LINK}: remove it (with its data), or move the clone.")
+        LINK.symlink_to(LOCAL)
+    make_dir(LOCAL)
 
 
 def make_dir(path: Path, owner: str | None = None, mode: int = 0o755) -> None:
