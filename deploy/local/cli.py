@@ -17,8 +17,8 @@ from deploy.local import machine
 from deploy.local.layout import LINK, LOCAL, ROOT, VENV, Failed, Stack, make_dir, prepare_local_dir, write
 from deploy.local.machine import last_lines, step
 from deploy.local.ports import OFFSETS
-from deploy.local.programs import Program, programs_of, supervisor_conf
-from deploy.local.supervision import Supervisor
+from deploy.local.programs import Program, programs_of
+from deploy.local.supervision import Supervisor, supervisor_conf
 
 PYTHON = str(VENV / "bin/python")
 APP_ROOMS = ("instagram", "feeds", "photos", "accounts", "workers", "shardmap", "notifications")
@@ -38,7 +38,7 @@ def alone(stack: str) -> Iterator[None]:
         yield
 
 
-def up(name: str, servers_only: bool = False) -> None:
+def up(name: str) -> None:
     """Makes everything that the stack needs and lacks, and returns when all of it answers."""
     start = time.monotonic()
     prepare_local_dir()
@@ -62,13 +62,12 @@ def up(name: str, servers_only: bool = False) -> None:
             supervisor.start()
         start_and_wait(supervisor, [program for program in programs if not program.is_app])
         prepare_servers(stack)
-        if not servers_only:
-            migrate(stack)
-            app = [program for program in programs if program.is_app]
-            stop_if_outdated(supervisor, app)
-            start_and_wait(supervisor, app)
+        migrate(stack)
+        app = [program for program in programs if program.is_app]
+        stop_if_outdated(supervisor, app)
+        start_and_wait(supervisor, app)
     print(f"The stack {name} is up after {time.monotonic() - start:.1f} s.", flush=True)
-    if name == "dev" and not servers_only:
+    if name == "dev":
         demo(stack)
 
 
@@ -220,16 +219,18 @@ def test(arguments: list[str]) -> int:
         clean_stack("test")
         try:
             up("test")
-            environment = {**os.environ, "STACK": "test"}
+            stack = Stack("test")
+            stack.load_secrets()
+            checks = [
+                ["ruff", "check", "."],
+                ["ruff", "format", "--check", "."],
+                ["lint-imports"],
+                ["pytest", *arguments],
+            ]
             failed = [
-                check[0]
-                for check in (
-                    ["ruff", "check", "."],
-                    ["ruff", "format", "--check", "."],
-                    ["lint-imports"],
-                    ["pytest", *arguments],
-                )
-                if foreground([VENV / "bin" / check[0], *check[1:]], cwd=ROOT, env=environment)
+                " ".join(check)
+                for check in checks
+                if foreground([VENV / "bin" / check[0], *check[1:]], cwd=ROOT, env=app_environment(stack))
             ]
         finally:
             down_for_sure("test")
@@ -273,7 +274,8 @@ def logs(name: str, program: str | None) -> int:
     files = sorted((LOCAL / name / "logs").glob(f"{program or ''}*.log"))
     if not files:
         raise Failed(f"There is no log of {program or 'anything'} in {LOCAL / name / 'logs'}.")
-    return foreground(["tail", "-n", "30" if program else "5", "-F", *files])
+    foreground(["tail", "-n", "30" if program else "5", "-F", *files])
+    return 0
 
 
 def control(name: str, action: str, programs: list[str]) -> int:
@@ -309,7 +311,8 @@ def clean(name: str | None) -> None:
         clean_stack(stack)
     if not name:
         for directory in (LOCAL, VENV):
-            shutil.rmtree(directory, ignore_errors=True)
+            if directory.exists():
+                shutil.rmtree(directory)
         LINK.unlink(missing_ok=True)
 
 
@@ -324,7 +327,7 @@ def main(arguments: list[str]) -> int:
             sub.add_argument("stack", nargs="?", default=default, choices=OFFSETS)
         return sub
 
-    command("up", "start everything, and return when it answers").add_argument("--servers", action="store_true")
+    command("up", "start everything, and return when it answers")
     command("down", "stop everything")
     command("run", "start everything, show the app's logs, stop everything on Ctrl-C")
     command("status", "list the programs")
@@ -342,7 +345,7 @@ def main(arguments: list[str]) -> int:
     try:
         match options.command:
             case "up":
-                return up(options.stack, options.servers) or 0
+                return up(options.stack) or 0
             case "down":
                 return down(options.stack) or 0
             case "run":
@@ -359,6 +362,9 @@ def main(arguments: list[str]) -> int:
                 return control(default, options.action, options.programs)
     except Failed as failure:
         print(f"\n{failure}", file=sys.stderr)
+        return 1
+    except PermissionError as error:
+        print(f"\n{error}. Did another user make it? Then remove it as that user: make clean", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,7 +1,14 @@
-"""Talking to supervisord: starting and stopping it, and what it says about the programs under it."""
+"""The supervisor that keeps a stack's programs running: supervisord's configuration, and talking to it.
+
+Each program can be stopped, killed and restarted alone (`stack.py ctl`). All are started through `setpriv
+--pdeathsig`: should the supervisor itself be killed, the kernel ends its children, so nothing is ever left over.
+(gunicorn's workers and Postgres' backends end with their masters by themselves.)
+"""
 
 import http.client
 import os
+import resource
+import shlex
 import signal
 import subprocess
 import time
@@ -9,12 +16,65 @@ import xml.parsers.expat
 import xmlrpc.client
 from pathlib import Path
 
-from deploy.local.layout import VENV, Failed, Stack
-from deploy.local.machine import last_lines
+from deploy.local.layout import AS_ROOT, ROOT, VENV, Failed, Stack
+from deploy.local.machine import PATH, last_lines
 from deploy.local.ports import taken_ports
+from deploy.local.programs import Program
 
-STOP_PATIENCE = 45  # seconds for all programs to end before they are killed; a program gets 20 (see programs.py)
+PROGRAM_STOP_PATIENCE = 20  # seconds for a program to end before it is killed: the longest job may take that
+STOP_PATIENCE = 45  # seconds for the whole stack
 ACCESS_LOG_BYTES = 50_000_000  # nginx writes it itself; the other logs are supervisord's, who keeps them small
+OPEN_FILES = 65_536  # connections are files; the usual limit of 1024 is too low for nginx and pgbouncer
+
+
+def supervisor_conf(stack: Stack, programs: list[Program]) -> str:
+    """supervisord's configuration. (It expands % in values, and knows % from %%.)"""
+    logs = str(stack.logs).replace("%", "%%")
+    sections: dict[str, dict] = {
+        "supervisord": {
+            "pidfile": f"{stack.dir}/supervisord.pid".replace("%", "%%"),
+            "logfile": f"{logs}/supervisord.log",
+        },
+        "inet_http_server": {
+            "port": stack.address("supervisor"),
+            "username": "stack",
+            "password": stack.secrets["supervisor_password"],
+        },
+        "rpcinterface:supervisor": {
+            "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface",
+        },
+    }
+    if AS_ROOT:
+        sections["supervisord"]["user"] = "root"
+    for program in programs:
+        section = {
+            "command": shlex.join(["setpriv", "--pdeathsig", "KILL", *program.command]).replace("%", "%%"),
+            "directory": str(ROOT if program.is_app else stack.data(program.name)).replace("%", "%%"),
+            "autostart": not program.is_app,
+            "autorestart": True,
+            # Never give up: the pause between tries grows by a second each time.
+            "startretries": 1_000_000,
+            "stopsignal": program.stop_signal,
+            "stopwaitsecs": PROGRAM_STOP_PATIENCE,
+            "killasgroup": True,
+            "redirect_stderr": True,
+            "stdout_logfile": f"{logs}/{program.name}.log",
+            "stdout_logfile_maxbytes": "10MB",
+            "stdout_logfile_backups": 2,
+        }
+        if program.copies > 1:
+            section["numprocs"] = program.copies
+            section["process_name"] = "%(program_name)s_%(process_num)d"
+            section["stdout_logfile"] = f"{logs}/{program.name}_%(process_num)d.log"
+        if program.user:
+            section["user"] = program.user
+        if program.is_app:
+            section["environment"] = f'STACK="{stack.name}",GUNICORN_BIND="{stack.address("gunicorn")}"'
+        sections[f"program:{program.name}"] = section
+    return "\n".join(
+        f"[{title}]\n" + "".join(f"{key} = {value}\n" for key, value in section.items())
+        for title, section in sections.items()
+    )
 
 
 class Supervisor:
@@ -64,9 +124,19 @@ class Supervisor:
         for log in self.stack.logs.glob("*.access.log"):
             if log.stat().st_size > ACCESS_LOG_BYTES:
                 os.truncate(log, 0)
-        command = [VENV / "bin/python", VENV / "bin/supervisord", "-c", self.conf]
-        quietly = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-        done = subprocess.run(command, cwd=self.stack.dir, start_new_session=True, **quietly)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+        done = subprocess.run(
+            [VENV / "bin/python", VENV / "bin/supervisord", "-c", self.conf],
+            cwd=self.stack.dir,
+            # The caller's environment stays outside: the stack's env file alone decides.
+            env={"PATH": PATH, "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8", "TZ": "UTC"},
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
         deadline = time.monotonic() + 15
         while not self.answers():
             if done.returncode or time.monotonic() > deadline:

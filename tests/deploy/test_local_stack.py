@@ -93,7 +93,8 @@ def test_secrets_are_readable_by_their_users_alone():
 
 def test_everything_listens_on_loopback_only():
     ours = set(STACK.ports.values())
-    rows = [row.split() for table in ("tcp", "tcp6") for row in Path("/proc/net", table).read_text().splitlines()[1:]]
+    tables = [table for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if table.exists()]
+    rows = [row.split() for table in tables for row in table.read_text().splitlines()[1:]]
     addresses = [row[1].split(":") for row in rows if row[3] == "0A"]
     listening = {int(port, 16): address for address, port in addresses if int(port, 16) in ours}
     assert listening == dict.fromkeys(ours, "0100007F")
@@ -110,6 +111,14 @@ def test_up_again_changes_nothing():
     again = stack("up")
     assert again.returncode == 0, again.stdout + again.stderr
     assert pids() == before
+
+
+def test_up_after_a_change_of_code_restarts_the_app_alone():
+    before = pids()
+    (layout.ROOT / "manage.py").touch()
+    assert stack("up").returncode == 0
+    after = pids()
+    assert {name for name in after if after[name] != before[name]} == {"gunicorn", "worker_0", "worker_1", "relay"}
 
 
 def test_status_says_whether_all_run(stopped):
