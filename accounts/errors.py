@@ -47,9 +47,3 @@ class InvalidToken(ServiceError):
 class ScopeMissing(ServiceError):
     error_type = "OAuthPermissionsException"
     code = 403
-
-
-class Unavailable(ServiceError):
-    """A server that we need is away; the same request may work in a moment."""
-
-    code = 503

@@ -91,12 +91,12 @@ def unblock(blocker_id: int, blocked_id: int) -> None:
 
 def sever(blocker_id: int, blocked_id: int) -> None:
     """The rest of a block, as a job: whatever of it the request did not get to."""
-    cache.forget_surely(BLOCKED.key(blocker_id))
     with on_shard(blocker_id):
-        if not Block.objects.filter(blocker_id=blocker_id, blocked_id=blocked_id).exists():
-            return  # unblocked by now, and perhaps followed anew
-    unfollow(blocker_id, blocked_id)
-    unfollow(blocked_id, blocker_id)
+        still_blocked = Block.objects.filter(blocker_id=blocker_id, blocked_id=blocked_id).exists()
+    if still_blocked:  # else unblocked by now, and perhaps followed anew
+        unfollow(blocker_id, blocked_id)
+        unfollow(blocked_id, blocker_id)
+    cache.forget_surely(BLOCKED.key(blocker_id))
 
 
 def mirror(follower_id: int, followee_id: int) -> None:

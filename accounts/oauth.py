@@ -4,14 +4,13 @@ import json
 
 from django.conf import settings
 from django.http import HttpRequest
-from oauth2_provider.models import AccessToken
 from oauth2_provider.oauth2_validators import OAuth2Validator
 from oauth2_provider.views import RevokeTokenView, TokenView
 
 from accounts.errors import InvalidClient, InvalidParameters, InvalidToken
 from accounts.schemas import short_user
 from accounts.services import users
-from accounts.tokens import PHONE
+from accounts.tokens import PHONE, viewer_of
 
 
 class Validator(OAuth2Validator):
@@ -34,7 +33,7 @@ def access_token(request: HttpRequest) -> dict:
     answer = json.loads(body)
     if status != 200:
         raise _as_service_error(answer)
-    user_id = AccessToken.objects.values_list("user_id", flat=True).get(token=answer["access_token"])
+    user_id = viewer_of(answer["access_token"]).user_id
     return {"access_token": answer["access_token"], "user": short_user(users([user_id])[user_id], bio=True)}
 
 

@@ -57,6 +57,7 @@ def sign_up(client_id: str, username: str, password: str, email: str, full_name:
     if not USERNAME.fullmatch(username):
         raise InvalidParameters("username: must be 1 to 30 characters of a-z, 0-9, dot and underscore")
     try:
+        User._meta.get_field("email").run_validators(email)
         validate_email(email)
     except ValidationError:
         raise InvalidParameters(f"email: {email!r} is not an email address") from None

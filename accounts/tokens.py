@@ -52,7 +52,7 @@ TOKENS = cache.Kind("token", _load)
 
 
 def viewer_of(token: str) -> Viewer:
-    """Whose token this is. Raises InvalidToken."""
+    """Whose token this is. Raises InvalidToken, or InvalidClient if it cannot be a token at all."""
     if not token or len(token) > LONGEST_TOKEN:
         raise InvalidClient("access_token: missing or malformed")
     checksum = _checksum(token)
@@ -86,8 +86,10 @@ def _token_changed(sender, instance: AccessToken, created: bool = False, **kwarg
     if created:
         return
     key = TOKENS.key(_checksum(instance.token))
-    enqueue("accounts.forget", keys=[key])
-    transaction.on_commit(lambda: cache.forget(key))
+    # Deleting sends its signal inside of a transaction, saving after it.
+    with transaction.atomic():
+        transaction.on_commit(lambda: cache.forget(key))
+        enqueue("accounts.forget", keys=[key])
 
 
 def _checksum(token: str) -> str:

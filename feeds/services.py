@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 5000  # followers a job: some tens of milliseconds of work, so that a retry repeats little
 REBUILD_TRIES = 3
+LARGER_STEP = 100  # candidates, when a page's worth of them was not enough
 
 Item = tuple[dict, dict]  # a photo and its owner, as values of kinds MEDIA and USERS
 
@@ -75,9 +76,9 @@ def read(viewer_id: int, max_id: int | None, min_id: int | None, count: int) -> 
         items += _shown(viewer_id, newer)
         if at_end or len(items) >= count or len(newer) < len(entries):
             return items[:count]
-        # Some candidates were not to be shown: go on below them.
+        # Some candidates were not to be shown: go on below them, in larger steps, for there may be many.
         max_id = entries[-1][0]
-        wanted = count - len(items)
+        wanted = max(count, LARGER_STEP)
 
 
 def _candidates(viewer_id: int, max_id: int | None, count: int) -> tuple[list[Entry], bool]:
@@ -114,7 +115,7 @@ def _from_redis(viewer_id: int, max_id: int | None, count: int) -> tuple[list[En
 
 
 def _shown(viewer_id: int, entries: list[Entry]) -> list[Item]:
-    """Those of the candidates that may be shown, in one round trip to Memcached."""
+    """Those of the candidates that may be shown, in one round trip to each Memcached."""
     followees, media, users = cache.fetch(
         (FOLLOWEES, [viewer_id]),
         (MEDIA, [photo_id for photo_id, _ in entries]),

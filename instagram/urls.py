@@ -27,4 +27,6 @@ urlpatterns = [
     route("v1/media", POST=("publish", photos.publish)),
     route("v1/media/{media_id}", GET=photos.get_media, DELETE=("publish", photos.delete_media)),
 ]
+handler400 = dispatch.bad_request
 handler404 = dispatch.not_found
+handler500 = dispatch.server_error

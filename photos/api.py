@@ -7,10 +7,11 @@ from pydantic import Field, StringConstraints
 
 from accounts.services import users
 from accounts.tokens import Viewer
-from accounts.types import Count, Id
+from accounts.types import Count, Id, Timestamp
 from photos import services, storage
 from photos.schemas import media, media_id
 from photos.types import MediaId
+from shardmap.ids import MAX_ID, first_id_at
 
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
@@ -47,11 +48,13 @@ def recent_media(
     count: Count = 20,
     max_id: MediaId | None = None,
     min_id: MediaId | None = None,
+    max_timestamp: Timestamp | None = None,
+    min_timestamp: Timestamp | None = None,
 ) -> tuple[list[dict], dict]:
+    below = min(max_id.photo_id if max_id else MAX_ID, first_id_at(max_timestamp + 1) if max_timestamp else MAX_ID)
+    above = max(min_id.photo_id if min_id else 0, first_id_at(min_timestamp) - 1 if min_timestamp else 0)
     # One more than asked for tells whether there is a next page.
-    photos, owner = services.recent_of(
-        viewer.user_id, user_id, max_id and max_id.photo_id, min_id and min_id.photo_id, count + 1
-    )
+    photos, owner = services.recent_of(viewer.user_id, user_id, below, above, count + 1)
     page = photos[:count]
     cursor = {"max_id": media_id(page[-1])} if len(photos) > count else {}
     return [media(photo, owner) for photo in page], cursor

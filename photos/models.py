@@ -15,7 +15,9 @@ class Status(models.TextChoices):
     PROCESSING = "processing"  # published; visible to its owner alone
     READY = "ready"
     REJECTED = "rejected"  # not a picture; its owner reads why
-    DELETED = "deleted"  # shown to nobody; the job photos.bury removes what is left of it
+    # Shown to nobody; the job photos.bury removes what it was. The row stays, so that its upload_id is never used anew:
+    # the renditions' names are made of it, and caches keep them.
+    DELETED = "deleted"
 
 
 class Photo(models.Model):
@@ -23,6 +25,8 @@ class Photo(models.Model):
     owner_id = models.BigIntegerField()
     upload_id = models.CharField(max_length=32)  # also the name of the renditions, which nobody can guess
     status = models.CharField(max_length=10, choices=Status, default=Status.PROCESSING)
+    # How often it was begun to be decoded. What takes its worker down each time must not come back forever.
+    decodes = models.SmallIntegerField(default=0)
     message = models.CharField(max_length=300, default="")  # why it was rejected
     caption = models.CharField(max_length=2200, default="")
     filter = models.CharField(max_length=30, default="Normal")

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 
 from django.db import IntegrityError
+from django.db.models import F
 
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.services import BLOCKED, COUNTS, USERS, add_to_counts, refuse_blocked
@@ -26,6 +27,7 @@ from workers.outbox import enqueue
 
 CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 OWNERS_A_QUERY = 5000
+MAX_DECODES = 3
 
 _FIELDS = ("id", "owner_id", "upload_id", "status", "message", "caption", "filter", "latitude", "longitude")
 
@@ -72,9 +74,9 @@ def publish(
     size = storage.upload_size(owner_id, upload_id)
     if size is None:
         # A phone that lost our first answer asks again, perhaps after the upload was processed and removed.
-        if (photo := _photo_of_upload(owner_id, upload_id)) is not None:
-            return photo
-        raise InvalidParameters(f"upload_id: you have no upload {upload_id!r}; upload the photo first")
+        if (published := _photo_of_upload(owner_id, upload_id)) is None:
+            raise InvalidParameters(f"upload_id: you have no upload {upload_id!r}; upload the photo first")
+        return published
     if size > MAX_BYTES:
         raise InvalidParameters(f"upload_id: the photo has {size} bytes; {MAX_BYTES} are the most allowed")
     try:
@@ -87,47 +89,58 @@ def publish(
                 latitude=latitude,
                 longitude=longitude,
             )
-            enqueue("photos.process", owner_id=owner_id, photo_id=photo.id, upload_id=upload_id)
+            enqueue("photos.process", owner_id=owner_id, photo_id=photo.id)
     except IntegrityError:
         # Published already; or at this instant, on another app server.
-        if (existing := _photo_of_upload(owner_id, upload_id)) is None:
-            raise InvalidParameters(f"upload_id: the photo of {upload_id!r} was deleted") from None
-        return existing
+        if (published := _photo_of_upload(owner_id, upload_id)) is None:
+            raise
+        return published
     photo_map.remember(photo.id, owner_id)
     return {field: getattr(photo, field) for field in _FIELDS}
 
 
-def process(owner_id: int, photo_id: int, upload_id: str) -> None:
+def process(owner_id: int, photo_id: int) -> None:
     """Turns the upload into renditions and the photo's status to "ready", or to "rejected" if it is no picture."""
     with on_shard(owner_id):
-        photo = Photo.objects.filter(id=photo_id, owner_id=owner_id).first()
-    if photo is None or photo.status == Status.DELETED:
-        # photos.bury may have come before the renditions of an earlier try.
-        storage.delete_renditions(upload_id)
-    elif photo.status == Status.PROCESSING:
+        photo = Photo.objects.get(id=photo_id)
+    if photo.status == Status.PROCESSING:
         try:
-            renditions = render(storage.read_upload(owner_id, upload_id))
+            renditions = _render(photo)
         except NotAPicture as error:
             _leave_processing(photo, Status.REJECTED, message=str(error)[:300])
         else:
-            storage.put_renditions(upload_id, renditions)
-            if not _leave_processing(photo, Status.READY):
-                storage.delete_renditions(upload_id)  # deleted while we worked
-    storage.delete_upload(owner_id, upload_id)
+            storage.put_renditions(photo.upload_id, renditions)
+            _leave_processing(photo, Status.READY)
+    with on_shard(owner_id):
+        photo.refresh_from_db()
+    if photo.status == Status.DELETED:
+        storage.delete_renditions(photo.upload_id)  # photos.bury may have come before they were written
+    storage.delete_upload(owner_id, photo.upload_id)
     cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
 
 
-def _leave_processing(photo: Photo, status: Status, message: str = "") -> bool:
-    """Ends the processing of a photo, once; returns False when somebody else has ended it."""
+def _render(photo: Photo) -> dict[str, bytes]:
+    """The renditions of a photo's upload. Raises NotAPicture, also if the upload took its workers down before."""
+    original = storage.read_upload(photo.owner_id, photo.upload_id)
+    if original is None:
+        raise NotAPicture("The upload is no longer there. Please upload the photo again.")
+    with on_shard(photo.owner_id):
+        row = Photo.objects.filter(id=photo.id)
+        if not row.filter(decodes__lt=MAX_DECODES).update(decodes=F("decodes") + 1):
+            raise NotAPicture("This picture takes too long, or too much memory, to be decoded.")
+        renditions = render(original)
+        row.update(decodes=0)  # what fails from here on is no fault of the picture
+    return renditions
+
+
+def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
+    """Ends the processing of a photo, unless something else has ended it."""
     with shard_transaction(photo.owner_id):
         still_processing = Photo.objects.filter(id=photo.id, status=Status.PROCESSING)
-        if not still_processing.update(status=status, message=message):
-            return Photo.objects.filter(id=photo.id, status=status).exists()
-        if status == Status.READY:
+        if still_processing.update(status=status, message=message) and status == Status.READY:
             add_to_counts(photo.owner_id, media=+1)
             enqueue("feeds.fan_out", owner_id=photo.owner_id, photo_id=photo.id)
     cache.forget(MEDIA.key(photo.id), COUNTS.key(photo.owner_id))
-    return True
 
 
 def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
@@ -136,29 +149,24 @@ def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
     if photo["owner_id"] != viewer_id:
         raise NotAllowed("only its owner may delete a photo")
     with shard_transaction(viewer_id):
-        locked = Photo.objects.select_for_update().filter(id=photo_id).exclude(status=Status.DELETED).first()
-        if locked is not None:
-            if locked.status == Status.READY:
-                add_to_counts(viewer_id, media=-1)
-            locked.status = Status.DELETED
-            locked.save(update_fields=["status"])
-            enqueue("photos.bury", owner_id=viewer_id, photo_id=photo_id)
+        locked = Photo.objects.select_for_update().get(id=photo_id)
+        if locked.status == Status.READY:
+            add_to_counts(viewer_id, media=-1)
+        if locked.status != Status.DELETED:
+            locked.status, locked.message, locked.caption = Status.DELETED, "", ""
+            locked.latitude = locked.longitude = None
+            locked.save(update_fields=["status", "message", "caption", "latitude", "longitude"])
+            enqueue("photos.bury", owner_id=viewer_id, photo_id=photo_id, upload_id=locked.upload_id)
+            enqueue("feeds.remove_photo", owner_id=viewer_id, photo_id=photo_id)
     cache.forget(MEDIA.key(photo_id), COUNTS.key(viewer_id))
 
 
-def bury(owner_id: int, photo_id: int) -> None:
-    """Removes what is left of a deleted photo: its bytes, its places in feeds, its entry in the map, its row."""
-    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
-    with on_shard(owner_id):
-        photo = Photo.objects.filter(id=photo_id).first()
-    if photo is None:
-        return
-    storage.delete_upload(owner_id, photo.upload_id)
-    storage.delete_renditions(photo.upload_id)
+def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
+    """Removes what a deleted photo has left: its bytes, and its entry in the map."""
+    storage.delete_upload(owner_id, upload_id)
+    storage.delete_renditions(upload_id)
     photo_map.forget(photo_id)
-    with shard_transaction(owner_id):
-        if Photo.objects.filter(id=photo_id).delete()[0]:
-            enqueue("feeds.remove_photo", owner_id=owner_id, photo_id=photo_id)
+    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
 
 
 def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> tuple[dict, dict]:
@@ -181,20 +189,14 @@ def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> tuple[dic
     return photo, users[owner_id]
 
 
-def recent_of(
-    viewer_id: int, owner_id: int, max_id: int | None, min_id: int | None, count: int
-) -> tuple[list[dict], dict]:
-    """A user's newest photos older than `max_id` and newer than `min_id`, and the user. Types and errors as `get`."""
+def recent_of(viewer_id: int, owner_id: int, below: int, above: int, count: int) -> tuple[list[dict], dict]:
+    """A user's newest photos with IDs between `above` and `below`, and the user. Types and errors as `get`."""
     found, blocked = cache.fetch((USERS, [owner_id]), (BLOCKED, [owner_id]))
     if owner_id not in found:
         raise NotFound(f"there is no user {owner_id}")
     refuse_blocked(viewer_id, blocked[owner_id])
     with on_shard(owner_id):
-        photos = Photo.objects.filter(owner_id=owner_id, status=Status.READY)
-        if max_id is not None:
-            photos = photos.filter(id__lt=max_id)
-        if min_id is not None:
-            photos = photos.filter(id__gt=min_id)
+        photos = Photo.objects.filter(owner_id=owner_id, status=Status.READY, id__gt=above, id__lt=below)
         return list(photos.order_by("-id").values(*_FIELDS)[:count]), found[owner_id]
 
 
@@ -239,6 +241,9 @@ def owners_in_shard(shard: int, photo_ids: list[int] | None) -> Iterator[tuple[i
 
 
 def _photo_of_upload(owner_id: int, upload_id: str) -> dict | None:
+    """The photo that was published of an upload. Raises InvalidParameters if it was deleted since."""
     with on_shard(owner_id):
-        photos = Photo.objects.filter(owner_id=owner_id, upload_id=upload_id)
-        return photos.exclude(status=Status.DELETED).values(*_FIELDS).first()
+        photo = Photo.objects.filter(owner_id=owner_id, upload_id=upload_id).values(*_FIELDS).first()
+    if photo is not None and photo["status"] == Status.DELETED:
+        raise InvalidParameters(f"upload_id: the photo of {upload_id!r} was deleted; ask for a new upload")
+    return photo

@@ -68,9 +68,12 @@ def upload_size(owner_id: int, upload_id: str) -> int | None:
     return head["ContentLength"]
 
 
-def read_upload(owner_id: int, upload_id: str) -> bytes:
-    """The bytes of an upload, and never more than one byte above MAX_BYTES."""
-    upload = _s3().get_object(Bucket=settings.S3_UPLOADS_BUCKET, Key=_upload_key(owner_id, upload_id))
+def read_upload(owner_id: int, upload_id: str) -> bytes | None:
+    """The bytes of an upload, never more than one byte above MAX_BYTES; None when there is none."""
+    try:
+        upload = _s3().get_object(Bucket=settings.S3_UPLOADS_BUCKET, Key=_upload_key(owner_id, upload_id))
+    except _s3().exceptions.NoSuchKey:
+        return None
     with upload["Body"] as body:
         return body.read(MAX_BYTES + 1)
 
@@ -91,8 +94,10 @@ def put_renditions(upload_id: str, renditions: dict[str, bytes]) -> None:
 
 
 def delete_renditions(upload_id: str) -> None:
-    for name in RENDITIONS:
-        _s3().delete_object(Bucket=settings.S3_PHOTOS_BUCKET, Key=_rendition_key(upload_id, name))
+    keys = [{"Key": _rendition_key(upload_id, name)} for name in RENDITIONS]
+    answer = _s3().delete_objects(Bucket=settings.S3_PHOTOS_BUCKET, Delete={"Objects": keys, "Quiet": True})
+    if errors := answer.get("Errors"):
+        raise OSError(f"S3 kept renditions of {upload_id}: {errors}")
 
 
 def check() -> None:

@@ -63,7 +63,7 @@ class Kind:
 
 
 def fetch(*wanted: tuple[Kind, Iterable]) -> list[dict[Any, Any]]:
-    """Things of several kinds in one round trip: `users, media = fetch((USERS, user_ids), (MEDIA, media_ids))`.
+    """Things of several kinds, one round trip a server: `users, media = fetch((USERS, user_ids), (MEDIA, media_ids))`.
 
     Returns a dict {id: value} for each pair. Misses cost one more round trip for the leases and their kind's `load`.
     """

@@ -13,9 +13,9 @@ So a shard's ticks only ever rise, and no ID can come twice.
 
 Moving the sequence up is the one step that could race: `nextval` is atomic, "read, compare, setval" is not. Those
 who want to move it queue on an advisory lock, which is held for that moment only. Others may draw `nextval`
-meanwhile, but only those who read the clock before the lock's holder did find their tick good enough to keep, one
-draw a session; so jumping at least 1024 ticks past our own draw, more than a server has sessions, lands beyond all
-of theirs. (Should even that fail, the primary key refuses the row; it is never stored twice.)
+meanwhile, and keep a tick that is not behind their clock. Jumping at least 1024 ticks, a whole millisecond, past our
+own draw lands beyond those, as long as a shard makes fewer in the moment between our two statements (measured: 435 a
+millisecond at most). Should even that fail, the primary key refuses the row; it is never stored twice.
 """
 
 import datetime
@@ -72,7 +72,7 @@ def time_of_id(object_id: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
 
 
-def first_id_at(moment: datetime.datetime) -> int:
-    """The smallest ID that any shard could have made at this moment: a bound for queries by time."""
-    milliseconds = int(moment.timestamp() * 1000) - EPOCH_MS
-    return max(0, milliseconds) << (SHARD_BITS + SEQUENCE_BITS)
+def first_id_at(timestamp: float) -> int:
+    """The smallest ID that any shard could make at this time (Unix, in seconds): a bound for queries by time."""
+    milliseconds = int(timestamp * 1000) - EPOCH_MS
+    return min(MAX_ID, max(0, milliseconds) << (SHARD_BITS + SEQUENCE_BITS))

@@ -80,10 +80,7 @@ def remember(photo_id: int, owner_id: int) -> None:
     """Notes a photo's owner. While Redis is away nothing is noted, and `owner_of` asks the shard."""
     if shard_of_id(photo_id) != shard_of(owner_id):
         raise ValueError(f"photo {photo_id} was not made in the shard of user {owner_id}")
-    try:
-        _write({photo_id: owner_id})
-    except Unavailable as error:
-        logger.warning("photo map: photo %s is not noted: %s", photo_id, error)
+    _note({photo_id: owner_id})
 
 
 def owner_of(photo_id: int) -> int | None:
@@ -108,9 +105,8 @@ def owners_of(photo_ids: Iterable[int]) -> Owners:
         return _read_from_shards(wanted)
     if unknown := [photo_id for photo_id in wanted if photo_id not in owners]:
         found = _read_from_shards(unknown)
+        _note(found)
         owners |= found
-        for photo_id, owner_id in found.items():
-            remember(photo_id, owner_id)
     return owners
 
 
@@ -143,6 +139,13 @@ def _batches(pairs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]
             batch = []
     if batch:
         yield batch
+
+
+def _note(owners: Owners) -> None:
+    try:
+        _write(owners)
+    except Unavailable as error:
+        logger.warning("photo map: %d photos are not noted: %s", len(owners), error)
 
 
 def _read_from_shards(photo_ids: list[int]) -> Owners:

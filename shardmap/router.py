@@ -1,7 +1,7 @@
 """Sends each model to its database, by the schema that its `db_table` names.
 
 - `sharded_table`: one in each logical shard;
-- `physical_table`: one on each physical database and on the directory;
+- `physical_table`: one on each physical database and on the directory, which `using()` has to name;
 - all others: the directory alone.
 """
 
@@ -12,11 +12,7 @@ from shardmap.shards import current_shard, current_shard_or_none, database_of, i
 
 class ShardRouter:
     def db_for_read(self, model, **hints) -> str | None:
-        if is_sharded(model):
-            return database_of(current_shard())
-        if is_physical(model) and current_shard_or_none() is not None:
-            return database_of(current_shard())
-        return None
+        return database_of(current_shard()) if is_sharded(model) else None
 
     db_for_write = db_for_read
 

@@ -24,7 +24,7 @@ def scene(person):
     return one, follower, media
 
 
-@pytest.mark.parametrize("server", ["postgres_b", "pgbouncer"])
+@pytest.mark.parametrize("server", ["postgres_a", "postgres_b", "pgbouncer"])
 def test_postgres_dead_is_a_503_and_back_is_well(scene, stopped, server):
     one, follower, _ = scene
     upload_ids = {person: person.upload(jpeg()) for person in scene[:2]}

@@ -57,7 +57,7 @@ def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
             raise Unavailable(f"no answer within {SUBMIT_SECONDS} s")
     except gearman.errors.GearmanError as error:
         _drop_client()
-        raise Unavailable(str(error) or type(error).__name__) from error
+        raise Unavailable(type(error).__name__) from error
     except Unavailable:
         _drop_client()
         raise

@@ -12,8 +12,9 @@ class OutboxJob(models.Model):
     job = models.CharField(max_length=100)  # the name given to @job, e.g. "photos.process"
     args = models.JSONField()  # keyword arguments
     created_at = models.DateTimeField(db_default=Now())
-    # When the relay hands it to gearmand (again): the end of the first grace, of a worker's lease, or of a backoff.
-    due_at = models.DateTimeField(db_default=Now())
+    due_at = models.DateTimeField(db_default=Now())  # when the relay hands it to gearmand (again)
+    # No worker takes it before this: another one has it, or it failed and waits for its backoff.
+    held_until = models.DateTimeField(db_default=Now())
     attempts = models.IntegerField(default=0)
     last_error = models.TextField(default="")
     parked_at = models.DateTimeField(null=True)  # given up; `manage.py jobs replay` tries again

@@ -24,6 +24,7 @@ import random
 from functools import partial
 
 from django.db import connections, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from shardmap.shards import current_shard_or_none, database_of
@@ -38,6 +39,8 @@ GRACE = datetime.timedelta(seconds=5)
 LEASE = datetime.timedelta(seconds=30)
 LONGEST_BACKOFF = datetime.timedelta(minutes=5)
 MAX_ATTEMPTS = 20  # with the backoff above, an hour of failing
+# What the relay has submitted, it leaves alone for so long.
+RESUBMIT = datetime.timedelta(seconds=10)
 RELAY_BATCH = 1000
 
 
@@ -51,6 +54,8 @@ def enqueue(job: str, **args) -> None:
 
 def enqueue_many(job: str, args_of_each: list[dict]) -> None:
     """`enqueue` for many jobs of one name, in one statement and one submit."""
+    if not args_of_each:
+        return
     shard = current_shard_or_none()
     database = "default" if shard is None else database_of(shard)
     if not connections[database].in_atomic_block:
@@ -59,7 +64,8 @@ def enqueue_many(job: str, args_of_each: list[dict]) -> None:
         [OutboxJob(job=job, args=args, due_at=Now() + GRACE) for args in args_of_each]
     )
     jobs = [(row.id, job) for row in rows]
-    transaction.on_commit(partial(_submit_or_leave_to_relay, database, jobs), using=database)
+    # Robust: the change is committed, whatever happens now.
+    transaction.on_commit(partial(_submit_or_leave_to_relay, database, jobs), using=database, robust=True)
 
 
 def _submit_or_leave_to_relay(database: str, jobs: list[tuple[int, str]]) -> None:
@@ -69,25 +75,35 @@ def _submit_or_leave_to_relay(database: str, jobs: list[tuple[int, str]]) -> Non
         logger.warning("gearmand is away, %d jobs wait for the relay: %s", len(jobs), error)
 
 
+# By due_at, which each submit moves on: a backlog of jobs that nobody takes does not keep the others from their turn.
+TAKE_DUE = """
+    UPDATE workers_outbox SET due_at = now() + %s WHERE id IN (
+        SELECT id FROM workers_outbox WHERE parked_at IS NULL AND due_at <= now() ORDER BY due_at
+        LIMIT %s FOR UPDATE SKIP LOCKED
+    ) RETURNING id, job
+"""
+
+
 def relay(database: str) -> int:
     """Submits the rows of one database that are due, oldest first; returns how many. Raises gearman.Unavailable."""
-    due = OutboxJob.objects.using(database).filter(parked_at=None, due_at__lte=Now()).order_by("due_at")
-    jobs = list(due.values_list("id", "job")[:RELAY_BATCH])
+    with connections[database].cursor() as cursor:
+        cursor.execute(TAKE_DUE, [RESUBMIT, RELAY_BATCH])
+        jobs = cursor.fetchall()
     if jobs:
         gearman.submit(database, jobs)
     return len(jobs)
 
 
 CLAIM = """
-    UPDATE workers_outbox SET attempts = attempts + 1, due_at = now() + %s
-    WHERE id = %s AND parked_at IS NULL AND (attempts = 0 OR due_at <= now())
+    UPDATE workers_outbox SET attempts = attempts + 1, held_until = now() + %(lease)s, due_at = now() + %(lease)s
+    WHERE id = %(id)s AND parked_at IS NULL AND held_until <= now()
     RETURNING *
 """
 
 
 def claim(database: str, row_id: int) -> OutboxJob | None:
     """Takes a job for a worker; None when there is nothing to do: it is done, parked, or another worker has it."""
-    for row in OutboxJob.objects.using(database).raw(CLAIM, [LEASE, row_id]):
+    for row in OutboxJob.objects.using(database).raw(CLAIM, {"lease": LEASE, "id": row_id}):
         if row.attempts <= MAX_ATTEMPTS:
             return row
         # It never came back to say why: it takes its worker with it.
@@ -96,27 +112,29 @@ def claim(database: str, row_id: int) -> OutboxJob | None:
 
 
 def succeeded(row: OutboxJob) -> None:
-    row.delete()
+    _stored(row).delete()
 
 
 def failed(row: OutboxJob, error: str) -> None:
-    """Puts a job off until its backoff has passed (1, 2, 4 … seconds, with jitter), or parks it after the last try."""
+    """Puts a job off until its backoff has passed (1, 2, 4 … s, with jitter), or parks it after the last attempt."""
     if row.attempts >= MAX_ATTEMPTS:
         _park(row, error)
         return
     backoff = min(LONGEST_BACKOFF, datetime.timedelta(seconds=2 ** (row.attempts - 1)))
-    row.due_at = Now() + backoff * random.uniform(0.75, 1.25)
-    row.last_error = error
-    row.save(update_fields=["due_at", "last_error"])
+    then = Now() + backoff * random.uniform(0.75, 1.25)
+    _stored(row).update(due_at=then, held_until=then, last_error=error)
 
 
 def replay(row: OutboxJob) -> None:
     """Lets a parked job try again, from the first attempt."""
-    OutboxJob.objects.using(row._state.db).filter(id=row.id).update(parked_at=None, attempts=0, due_at=Now())
+    _stored(row).update(parked_at=None, attempts=0, due_at=Now(), held_until=Now())
 
 
 def _park(row: OutboxJob, error: str) -> None:
     logger.error("parked %s %s after %d attempts: %s", row.job, row.args, row.attempts, error)
-    row.parked_at = Now()
-    row.last_error = error
-    row.save(update_fields=["parked_at", "last_error"])
+    _stored(row).update(parked_at=Now(), last_error=error)
+
+
+def _stored(row: OutboxJob) -> QuerySet[OutboxJob]:
+    """The row where it is stored; none when another worker has finished it."""
+    return OutboxJob.objects.using(row._state.db).filter(id=row.id)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import gearman as pygearman
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import Error, close_old_connections
 
 from workers import gearman, outbox
 from workers.registry import all_jobs
@@ -56,15 +56,12 @@ def run(database: str, row_id: int) -> None:
     row = outbox.claim(database, row_id)
     if row is None:
         return
-    function = all_jobs().get(row.job)
     try:
-        if function is None:
-            # During a deploy, an older worker may get a newer job; it waits for a newer worker.
-            raise LookupError(f"no job is named {row.job!r}")
         with time_limit(JOB_SECONDS):
-            function(**row.args)
+            all_jobs()[row.job](**row.args)
     except (Exception, JobTimeout) as error:
         logger.exception("%s %s failed, attempt %d", row.job, row.args, row.attempts)
+        close_old_connections()  # perhaps it failed because this connection has died
         outbox.failed(row, "".join(traceback.format_exception(error))[-4000:])
     else:
         outbox.succeeded(row)
@@ -83,7 +80,7 @@ class Worker(gearman.Worker):
         close_old_connections()
         try:
             run(*gearman.unpack(job.data))
-        except DatabaseError:
+        except Error:
             # The row is still there, so the relay will bring the job again.
             logger.exception("the outbox is away")
         finally:
@@ -129,6 +126,6 @@ def relay_until(stop: threading.Event) -> None:
                     logger.info("submitted %d jobs of %s again", count, database)
             except gearman.Unavailable as error:
                 logger.warning("gearmand is away: %s", error)
-            except DatabaseError as error:
+            except Error as error:
                 logger.warning("%s is away: %s", database, error)
         stop.wait(POLL_SECONDS)

@@ -21,6 +21,10 @@ graceful_timeout = 15
 # Longer than nginx keeps an idle connection (60 s), so that nginx never writes into one that is being closed.
 keepalive = 75
 
+# As much as nginx takes (large_client_header_buffers), whose own error for more is an envelope.
+limit_request_line = 8190
+limit_request_fields = 32768
+
 # Memory that leaks is given back; the jitter keeps both workers from restarting at once.
 max_requests = 50_000
 max_requests_jitter = 5_000

@@ -114,6 +114,7 @@ class Stack:
         return {
             "STACK": self.name,
             "DIRECTORY_URL": self.postgres_url("postgres_a", "directory"),
+            "DATABASE_ANSWER_SECONDS": "3600",
             "SHARD_SERVERS": f"a={self.postgres_url('postgres_a', 'shards_a')} "
             f"b={self.postgres_url('postgres_b', 'shards_b')}",
         }

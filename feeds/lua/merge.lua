@@ -10,9 +10,13 @@ local mode, length, ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local pushed = redis.call('LRANGE', rebuilding, 0, -1)
 local present = redis.call('LRANGE', feed, 0, -1)
 
+local oldest = '' -- what is older than that does not belong into the feed
 if mode == 'add' then
     for i = 4, #ARGV do redis.call('LPUSHX', rebuilding, ARGV[i]) end
     if #present == 0 then return 0 end
+    -- A feed that was cut ends above its true end (the entry 0…0_0). Entries below the cut would hide those of other
+    -- owners between, which only the shards have.
+    oldest = present[#present]
 elseif #pushed == 0 and #present == 0 then
     return 0
 end
@@ -20,7 +24,7 @@ end
 local seen, entries = {}, {}
 local function take(entry)
     -- The note of a rebuild begins with an empty entry.
-    if entry ~= '' and not seen[entry] then
+    if entry ~= '' and entry >= oldest and not seen[entry] then
         seen[entry] = true
         entries[#entries + 1] = entry
     end

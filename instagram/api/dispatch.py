@@ -12,18 +12,21 @@ for a page, where `cursor` holds the parameters that ask for the next page, or i
 import inspect
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import pydantic
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent
+from django.core.exceptions import BadRequest, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, QueryDict, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
 from django.urls import re_path
+from django.utils.encoding import escape_uri_path
 from redis import RedisError
 
 from accounts.errors import InvalidClient, InvalidParameters, ScopeMissing, ServiceError
@@ -34,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 Endpoint = Callable[..., Any]
 
+OUR_FAULT = "an error of ours; we have been told"
 # A server of ours is away; the same request may work in a moment.
 AWAY = (OperationalError, InterfaceError, RedisError, BotoCoreError, ClientError)
 
@@ -63,6 +67,8 @@ def raw(path: str, method: str, view: Callable[[HttpRequest], dict]):
         if request.method != method:
             return method_not_allowed(request, [method])
         try:
+            with _reading():
+                _ = request.POST  # parsed here, once
             return envelope.answer(request, 200, view(request) or {})
         except Exception as error:
             response = _response_to(request, error)
@@ -75,6 +81,14 @@ def raw(path: str, method: str, view: Callable[[HttpRequest], dict]):
 
 def not_found(request: HttpRequest, exception=None) -> HttpResponse:
     return envelope.error(request, 404, "APINotFoundError", f"there is no path {request.path}")
+
+
+def bad_request(request: HttpRequest, exception=None) -> HttpResponse:
+    return envelope.error(request, 400, "APIInvalidParametersError", "the request cannot be read")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return envelope.error(request, 500, "APIError", OUR_FAULT)
 
 
 def method_not_allowed(request: HttpRequest, allowed: list[str]) -> HttpResponse:
@@ -94,7 +108,7 @@ def _respond(
     try:
         params = _params(request) | path_params
         arguments = {}
-        if "viewer" in inspect.signature(endpoint).parameters:
+        if "viewer" in _parameters(endpoint):
             arguments["viewer"] = viewer = _viewer(request, params)
             if scope not in viewer.scopes:
                 raise ScopeMissing(f"this needs the scope {scope!r}, which the access_token lacks")
@@ -117,11 +131,23 @@ def _viewer(request: HttpRequest, params: dict[str, Any]) -> Viewer:
     return viewer_of(token.strip())
 
 
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What Django raises for a query or a body that cannot be read becomes InvalidParameters."""
+    try:
+        yield
+    except RequestDataTooBig:
+        raise
+    except (BadRequest, SuspiciousOperation, LookupError, MultiPartParserError, UnreadablePostError) as error:
+        raise InvalidParameters(f"the request cannot be read: {error}") from None
+
+
 def _params(request: HttpRequest) -> dict[str, Any]:
     """The parameters of the query and of the body, in which the body's win. Raises InvalidParameters."""
-    params: dict[str, Any] = request.GET.dict()
-    if request.method != "GET":
-        params |= _body(request)
+    with _reading():
+        params: dict[str, Any] = request.GET.dict()
+        if request.method != "GET":
+            params |= _body(request)
     for name, value in params.items():
         # Neither can be stored: Postgres refuses NUL, and half a surrogate pair is no character.
         if isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
@@ -144,11 +170,16 @@ def _body(request: HttpRequest) -> dict[str, Any]:
 
 
 @cache
+def _parameters(endpoint: Endpoint) -> MappingProxyType[str, inspect.Parameter]:
+    return inspect.signature(endpoint).parameters
+
+
+@cache
 def _model(endpoint: Endpoint) -> type[pydantic.BaseModel]:
     """A pydantic model of an endpoint's parameters."""
     fields = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in inspect.signature(endpoint).parameters.items()
+        for name, parameter in _parameters(endpoint).items()
         if name != "viewer"
     }
     return pydantic.create_model(endpoint.__name__, **fields)
@@ -157,7 +188,7 @@ def _model(endpoint: Endpoint) -> type[pydantic.BaseModel]:
 def _checked(endpoint: Endpoint, params: dict[str, Any]) -> dict[str, Any]:
     model = _model(endpoint)
     # An empty value in a form or a query means that nothing was given.
-    given = {name: value for name, value in params.items() if value != "" or model.model_fields.get(name) is None}
+    given = {name: value for name, value in params.items() if value != ""}
     try:
         checked = model.model_validate(given)
     except pydantic.ValidationError as error:
@@ -173,7 +204,7 @@ def _pagination(request: HttpRequest, cursor: dict[str, str]) -> dict[str, str]:
     query.pop("callback", None)
     for name, value in cursor.items():
         query[name] = value
-    next_url = f"{settings.SITE_URL}{request.path}?{query.urlencode()}"
+    next_url = f"{settings.SITE_URL}{escape_uri_path(request.path)}?{query.urlencode()}"
     return {f"next_{name}": value for name, value in cursor.items()} | {"next_url": next_url}
 
 
@@ -184,8 +215,6 @@ def _response_to(request: HttpRequest, error: Exception) -> HttpResponse:
         case RequestDataTooBig():
             message = f"the body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes"
             return envelope.error(request, 413, "APIInvalidParametersError", message)
-        case UnreadablePostError() | MultiPartParserError() | TooManyFieldsSent():
-            return envelope.error(request, 400, "APIInvalidParametersError", f"the body cannot be read: {error}")
         case _ if isinstance(error, AWAY):
             logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
             message = "we cannot answer that right now; please try again in a moment"
@@ -194,4 +223,4 @@ def _response_to(request: HttpRequest, error: Exception) -> HttpResponse:
             return response
         case _:
             logger.exception("%s %s", request.method, request.path)
-            return envelope.error(request, 500, "APIError", "an error of ours; we have been told")
+            return server_error(request)

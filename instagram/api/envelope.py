@@ -3,6 +3,7 @@
 import json
 import re
 
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
 
 CALLBACK = re.compile(r"[A-Za-z_$][\w$.]{0,63}", re.ASCII)
@@ -11,15 +12,26 @@ CALLBACK = re.compile(r"[A-Za-z_$][\w$.]{0,63}", re.ASCII)
 def answer(request: HttpRequest, code: int, body: dict) -> HttpResponse:
     """JSON, or JSONP when a GET names a `callback`."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    callback = request.GET.get("callback")
-    if callback and request.method == "GET" and CALLBACK.fullmatch(callback):
+    callback = _callback(request)
+    if callback:
         # The comment keeps a browser from taking the callback's name for the beginning of a Flash file.
         text = f"/**/{callback}({text});"
         response = HttpResponse(text, status=code, content_type="application/javascript; charset=utf-8")
     else:
         response = HttpResponse(text, status=code, content_type="application/json; charset=utf-8")
+    if request.method == "HEAD":
+        response.content = b""
     response["X-Content-Type-Options"] = "nosniff"
     return response
+
+
+def _callback(request: HttpRequest) -> str | None:
+    """The JavaScript function that a GET names, if it is a name. (Errors are answered too, also to a broken query.)"""
+    try:
+        callback = request.GET.get("callback", "")
+    except (SuspiciousOperation, LookupError):
+        return None
+    return callback if request.method == "GET" and CALLBACK.fullmatch(callback) else None
 
 
 def success(request: HttpRequest, data, pagination: dict | None = None) -> HttpResponse:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
 from django.conf import settings
@@ -11,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from photos import storage
 from shardmap.redis_client import redis_client
 
-SECONDS = 1
+SECONDS = 3  # for all checks together
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -20,15 +21,21 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 def readyz(request: HttpRequest) -> HttpResponse:
     """200 if all is well, else 503; each line is `name: ok`, or `name: ` and the error."""
-    lines, ready = [], True
-    for name, check in _checks().items():
-        try:
-            check()
-            lines.append(f"{name}: ok")
-        except Exception as error:
-            ready = False
-            lines.append(f"{name}: {type(error).__name__}")
-    return HttpResponse("\n".join(lines) + "\n", status=200 if ready else 503, content_type="text/plain")
+    checks = _checks()
+    pool = ThreadPoolExecutor(len(checks))
+    running = {name: pool.submit(check) for name, check in checks.items()}
+    wait(running.values(), SECONDS)
+    pool.shutdown(wait=False)
+    results = {name: _result(check) for name, check in running.items()}
+    status = 200 if set(results.values()) == {"ok"} else 503
+    lines = "".join(f"{name}: {result}\n" for name, result in results.items())
+    return HttpResponse(lines, status=status, content_type="text/plain")
+
+
+def _result(check: Future) -> str:
+    if not check.done():
+        return f"no answer within {SECONDS} s"
+    return type(check.exception()).__name__ if check.exception() else "ok"
 
 
 def _checks() -> dict[str, Callable[[], object]]:
@@ -38,22 +45,25 @@ def _checks() -> dict[str, Callable[[], object]]:
     checks["redis shardmap"] = redis_client(settings.REDIS_SHARDMAP_URL).ping
     checks["redis feeds"] = redis_client(settings.REDIS_FEEDS_URL).ping
     # Memcached and gearmand answer this line alike; so no client library with connections to keep is needed.
-    for server in settings.MEMCACHED:
-        checks[f"memcached {server}"] = partial(_ask_version, server)
-    for server in settings.GEARMAN:
-        checks[f"gearmand {server}"] = partial(_ask_version, server)
+    for number, server in enumerate(settings.MEMCACHED, 1):
+        checks[f"memcached {number}"] = partial(_ask_version, server)
+    for number, server in enumerate(settings.GEARMAN, 1):
+        checks[f"gearmand {number}"] = partial(_ask_version, server)
     checks["s3"] = storage.check
     return checks
 
 
 def _select_one(alias: str) -> None:
-    with connections[alias].cursor() as cursor:
-        cursor.execute("SELECT 1")
+    try:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        connections[alias].close()  # the thread ends, and its connection with it
 
 
 def _ask_version(server: str) -> None:
     host, _, port = server.rpartition(":")
-    with socket.create_connection((host, int(port)), SECONDS) as connection:
+    with socket.create_connection((host, int(port)), 1) as connection:
         connection.sendall(b"version\r\n")
         if not connection.recv(100):
             raise ConnectionError("closed without an answer")

@@ -1,20 +1,43 @@
-"""Django's Postgres backend with two things added.
+"""Django's Postgres backend with three things added.
 
 - `"logical"` in a statement becomes the current shard's schema (see shardmap.shards).
+- No answer is waited for longer than DATABASE_ANSWER_SECONDS. Postgres' and pgbouncer's own time-outs need a server
+  that is alive; libpq has none for a peer whose kernel still acknowledges.
 - The health check of a kept connection costs no query: a peer that closed it has made its socket readable.
 """
 
 import select
+import time
 
+import psycopg2
+from django.conf import settings
 from django.db.backends.postgresql import base
+from psycopg2 import extensions
 
 from shardmap.shards import PLACEHOLDER, current_shard, schema_name
+
+CONNECT_SECONDS = 2
+CONNECTED = (extensions.STATUS_READY, extensions.STATUS_BEGIN)
 
 
 def _swap_schema(execute, sql, params, many, context):
     if PLACEHOLDER in sql:
         sql = sql.replace(PLACEHOLDER, f'"{schema_name(current_shard())}"')
     return execute(sql, params, many, context)
+
+
+def _wait(connection) -> None:
+    """psycopg2 calls this to wait for the server; when it raises, psycopg2 closes the connection."""
+    seconds = settings.DATABASE_ANSWER_SECONDS if connection.status in CONNECTED else CONNECT_SECONDS
+    deadline = time.monotonic() + seconds
+    while (state := connection.poll()) != extensions.POLL_OK:
+        poller = select.poll()
+        poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
+        if not poller.poll(max(0, deadline - time.monotonic()) * 1000):
+            raise psycopg2.OperationalError(f"no answer from the database within {seconds} s")
+
+
+extensions.set_wait_callback(_wait)
 
 
 class DatabaseWrapper(base.DatabaseWrapper):

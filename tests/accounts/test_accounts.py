@@ -1,3 +1,5 @@
+import datetime
+
 import pytest
 import requests
 from django.conf import settings
@@ -51,6 +53,7 @@ def test_signing_up_gives_a_token_that_works():
         ({"password": "x" * 129}, "password"),
         ({"email": "nobody"}, "email"),
         ({"email": ""}, "email"),
+        ({"email": f"{'x' * 60}@{'y' * 60}.{'z' * 60}.{'w' * 60}.example.com"}, "email"),
         ({"full_name": "x" * 65}, "full_name"),
     ],
 )
@@ -138,6 +141,16 @@ def test_a_token_that_is_deleted_in_any_other_way_stops_working_at_once(person):
         one.get("users/self")
 
 
+def test_a_token_that_is_made_to_expire_stops_working_at_once(person):
+    one = person()
+    one.get("users/self")
+    token = AccessToken.objects.get(token=one.token)
+    token.expires = datetime.datetime.now(datetime.UTC)
+    token.save()
+    with pytest.raises(Refused):
+        one.get("users/self")
+
+
 def test_checking_a_known_token_asks_only_memcached(person, monkeypatch):
     one = person()
     tokens.viewer_of(one.token)
@@ -179,7 +192,7 @@ def test_users_who_do_not_exist(person, user_id):
     assert refused.value.meta["error_type"] == "APINotFoundError"
 
 
-@pytest.mark.parametrize("user_id", ["abc", "-1", str(2**63), "1e3", "1.5", "\u0661"])
+@pytest.mark.parametrize("user_id", ["abc", "-1", str(2**63), "1e3", "1.0", "1_0", " 1", "+1", "1%0a", "\u0661"])
 def test_user_ids_that_are_none(person, user_id):
     with pytest.raises(Refused) as refused:
         person().get(f"users/{user_id}")

@@ -1,4 +1,5 @@
 import itertools
+import threading
 
 import pytest
 
@@ -91,6 +92,28 @@ def test_unfollow_ends_at_the_last_word_too(person):
     settled(one, other)
     assert edges(one, other) == ((False, 6), (False, 6))
     assert (counted(one), counted(other)) == ((0, 0), (0, 0))
+
+
+def test_follows_and_unfollows_from_many_connections_leave_counts_equal_to_the_rows(person):
+    one, other = person(), person()
+    start = threading.Barrier(8)
+
+    def tap(n: int) -> None:
+        start.wait(10)
+        for _ in range(5):
+            (one.follow if n % 2 else one.unfollow)(other)
+
+    threads = [threading.Thread(target=tap, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    settled(one, other)
+    near, far = edges(one, other)
+    assert near == far
+    following = int(near[0])
+    assert (counted(one), counted(other)) == ((following, 0), (0, following))
+    assert one.counts()["follows"] == other.counts()["followed_by"] == following
 
 
 def test_blocking_ends_both_follows_and_hides_the_blocker(person):

@@ -216,10 +216,13 @@ def test_without_the_app_the_edge_answers_503_in_the_envelope(stopped):
         ("GET", "/" + "x" * 20_000, {}, (414, "APIInvalidParametersError")),
         ("GET", "/healthz", {"headers": {"X-Long": "x" * 40_000}}, (400, "APIInvalidParametersError")),
         ("TRACE", "/healthz", {}, (405, "APIInvalidParametersError")),
+        ("X", "/healthz", {}, (405, "APIInvalidParametersError")),
+        ("GET", "/" + "x" * 8_000, {}, (404, "APINotFoundError")),
+        ("GET", "/nothing", {"headers": {f"X-{i}": "x" for i in range(1_000)}}, (404, "APINotFoundError")),
         ("GET", "/nginx/503", {}, (404, "APINotFoundError")),
     ],
 )
-def test_what_the_edge_refuses_itself_is_an_envelope(method, path, options, answer):
+def test_what_is_refused_before_the_app_or_nearly_is_an_envelope(method, path, options, answer):
     assert envelope(requests.request(method, settings.SITE_URL + path, timeout=10, **options)) == answer
 
 

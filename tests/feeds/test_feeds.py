@@ -99,6 +99,28 @@ def test_following_merges_photos_at_their_places_and_unfollowing_removes_them(pe
     assert [entry for entry in entries(follower) if entry.endswith(f"_{one.id}")] == []
 
 
+def test_a_follow_does_not_hide_what_is_below_a_cut_feed(person, monkeypatch):
+    """A cut feed has lost some entries; old photos of a new followee must not come to stand right below the cut."""
+    one, other, follower = person(), person(), person()
+    follower.follow(one)
+    oldest = other.publish()["id"]
+    settled(follower, one, other)
+    published = [one.publish()["id"] for _ in range(6)]
+    settled(one)
+    monkeypatch.setattr(home, "FEED_LENGTH", 4)
+    services.read(follower.id, None, None, 1)
+    one.delete(f"media/{published.pop()}")
+    settled(one)
+    graph.follow(follower.id, other.id)
+    services.follow_changed(follower.id, other.id)
+    settled(follower, other)
+    seen, max_id = [], None
+    while page := services.read(follower.id, max_id, None, 2):
+        seen += [f"{photo['id']}_{photo['owner_id']}" for photo, _ in page]
+        max_id = page[-1][0]["id"]
+    assert seen == [*published[::-1], oldest]
+
+
 def test_a_chunk_that_runs_twice_delivers_once(pair):
     one, follower = pair
     media = one.take()
@@ -286,6 +308,26 @@ def test_followers_are_reached_in_chunks(person, monkeypatch):
     for _, args in queued:
         services.push_chunk(**args)
     assert all(follower.feed() == [media["id"]] for follower in followers)
+
+
+@pytest.mark.parametrize("step", ["push", "enqueue_many"])
+def test_a_crash_of_fan_out_is_made_good_by_the_next_try(pair, monkeypatch, step):
+    one, follower = pair
+    media = one.take()
+    settled(one)
+    for reader in (one, follower):
+        home.remove([reader.id], entry_of(media))
+
+    def crash(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home if step == "push" else services, step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            services.fan_out(*entry_of(media)[::-1])
+    services.fan_out(*entry_of(media)[::-1])
+    settled(one)
+    assert follower.feed() == one.feed() == [media["id"]]
 
 
 def test_redis_emptied_feeds_come_back_with_the_same_content(pair):

@@ -108,6 +108,28 @@ def test_a_form_with_thousands_of_fields_is_an_envelope(one):
     assert meta_of(response)["code"] == 400
 
 
+@pytest.mark.parametrize("path", ["/v1/users/self", "/v1/nothing", "/oauth/access_token"])
+def test_a_query_of_thousands_of_fields_is_an_envelope(path):
+    assert meta_of(get(f"{path}?{'&a=' * 2000}"))["code"] in (400, 404, 405)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("charset", ["hex", "nonsense", "latin-1", "utf-16"])
+@pytest.mark.parametrize("path", ["/v1/media", "/oauth/access_token", "/v1/nothing", "/v1/users/self"])
+def test_a_strange_charset_is_an_envelope(one, kind, charset, path):
+    headers = {"Authorization": f"Bearer {one.token}", "Content-Type": f"{kind}; charset={charset}"}
+    for method in ("GET", "POST"):
+        response = requests.request(method, SITE + path, data="a=b", headers=headers, timeout=10)
+        assert response.status_code < 500
+        assert response.json()["meta"]["code"] == response.status_code
+
+
+def test_a_form_with_hundreds_of_files_is_an_envelope(one):
+    files = [("file", (f"{n}", b"x")) for n in range(300)]
+    headers = {"Authorization": f"Bearer {one.token}"}
+    assert meta_of(requests.post(f"{SITE}/v1/media", files=files, headers=headers, timeout=10))["code"] == 400
+
+
 def test_a_missing_parameter_is_named(one):
     assert "upload_id" in meta_of(one.call("POST", "media"))["error_message"]
     response = requests.post(f"{SITE}/v1/accounts", data={"client_id": "phone"}, timeout=10)

@@ -1,12 +1,15 @@
 """A crash between any two steps: the outbox brings the job again, and it finishes the rest, once in effect."""
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from django.conf import settings
 
 from photos import services, storage
 from photos.models import Status
+from shardmap import photo_map
 from tests.photos.seen import exists, pixels, row_of
 from tests.support import jobs_of, photo_id
+from workers.worker import JobTimeout
 
 STEPS_OF_PROCESS = ["read_upload", "put_renditions", "_leave_processing", "delete_upload", "forget_surely"]
 
@@ -28,9 +31,9 @@ def test_a_crash_at_any_step_of_processing_is_made_good_by_the_next_try(person, 
 
     monkeypatch.setattr(place, step, crash)
     with pytest.raises(KeyboardInterrupt):
-        services.process(one.id, photo_id(media["id"]), upload_id)
+        services.process(one.id, photo_id(media["id"]))
     monkeypatch.setattr(place, step, original)
-    services.process(one.id, photo_id(media["id"]), upload_id)
+    services.process(one.id, photo_id(media["id"]))
 
     assert row_of(media).status == Status.READY
     assert one.counts()["media"] == 1
@@ -46,11 +49,76 @@ def test_a_photo_that_was_deleted_while_it_was_processed_leaves_nothing(person, 
 
     def deleted_meanwhile(*args):
         services.delete(one.id, photo_id(media["id"]))
-        services.bury(one.id, photo_id(media["id"]))
+        services.bury(one.id, photo_id(media["id"]), upload_id)
         put(*args)
 
     monkeypatch.setattr(storage, "put_renditions", deleted_meanwhile)
-    services.process(one.id, photo_id(media["id"]), upload_id)
-    assert row_of(media) is None
+    services.process(one.id, photo_id(media["id"]))
+    assert row_of(media).status == Status.DELETED
     assert not exists(settings.S3_PHOTOS_BUCKET, upload_id)
+    assert one.counts()["media"] == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError, JobTimeout, SystemExit])
+def test_a_picture_that_takes_its_workers_down_is_rejected_in_the_end(person, monkeypatch, no_workers, error):
+    one = person()
+    media = one.publish()
+
+    def explode(original):
+        raise error
+
+    monkeypatch.setattr(services, "render", explode)
+    for _ in range(services.MAX_DECODES):
+        with pytest.raises(error):
+            services.process(one.id, photo_id(media["id"]))
+    services.process(one.id, photo_id(media["id"]))
+    rejected = one.get(f"media/{media['id']}")
+    assert rejected["status"] == "rejected"
+    assert "decoded" in rejected["message"]
+    assert not exists(settings.S3_UPLOADS_BUCKET, f"{one.id}/{row_of(media).upload_id}")
+
+
+def test_an_outage_of_s3_does_not_count_against_the_picture(person, monkeypatch, no_workers):
+    one = person()
+    media = one.publish()
+
+    def away(*args):
+        raise EndpointConnectionError(endpoint_url="s3")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "put_renditions", away)
+        for _ in range(services.MAX_DECODES + 1):
+            with pytest.raises(EndpointConnectionError):
+                services.process(one.id, photo_id(media["id"]))
+    services.process(one.id, photo_id(media["id"]))
+    assert one.get(f"media/{media['id']}")["status"] == "ready"
+
+
+def test_an_upload_that_vanished_is_rejected(person, no_workers):
+    one = person()
+    media = one.publish()
+    storage.delete_upload(one.id, row_of(media).upload_id)
+    services.process(one.id, photo_id(media["id"]))
+    assert "no longer there" in one.get(f"media/{media['id']}")["message"]
+
+
+@pytest.mark.parametrize("step", ["delete_upload", "delete_renditions", "forget", "forget_surely"])
+def test_a_crash_at_any_step_of_burying_is_made_good_by_the_next_try(person, monkeypatch, no_workers, step):
+    one = person()
+    media = one.publish()
+    row = row_of(media)
+    services.process(one.id, row.id)
+    one.delete(f"media/{media['id']}")
+    place = next(place for place in (storage, services.photo_map, services.cache) if hasattr(place, step))
+
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            services.bury(one.id, row.id, row.upload_id)
+    services.bury(one.id, row.id, row.upload_id)
+    assert not exists(settings.S3_PHOTOS_BUCKET, row.upload_id)
+    assert photo_map.owner_of(row.id) is None
     assert one.counts()["media"] == 0

@@ -286,6 +286,19 @@ def test_recent_photos_come_in_pages_that_neither_repeat_nor_skip(person):
     assert [media["id"] for media in newer][1:] == [taken[4], taken[3]]
 
 
+def test_recent_photos_of_a_time(person):
+    one = person()
+    media = one.take()
+    created = int(media["created_time"])
+
+    def found(**times) -> bool:
+        return [shown["id"] for shown in one.get("users/self/media/recent", **times)] == [media["id"]]
+
+    assert found(min_timestamp=created, max_timestamp=created)
+    assert not found(min_timestamp=created + 1)
+    assert not found(max_timestamp=created - 1)
+
+
 @pytest.mark.parametrize("count", ["0", "101", "-1", "many"])
 def test_a_bad_count_is_named(person, count):
     assert "count" in refused(person().get, "users/self/media/recent", count=count)["error_message"]
@@ -293,18 +306,36 @@ def test_a_bad_count_is_named(person, count):
 
 def test_a_deleted_photo_is_gone_everywhere(person):
     one, other = person(), person()
-    media, kept = one.take(), one.take()
+    media, kept = one.take(caption="private"), one.take()
     upload_id = row_of(media).upload_id
     one.delete(f"media/{media['id']}")
     for viewer in (one, other):
         assert refused(viewer.get, f"media/{media['id']}")["error_type"] == "APINotFoundError"
     assert one.counts()["media"] == 1
     settled(one)
-    assert row_of(media) is None
+    assert row_of(media).caption == ""
     assert photo_map.owner_of(photo_id(media["id"])) is None
     assert not exists(settings.S3_PHOTOS_BUCKET, upload_id)
     assert [left["id"] for left in one.get("users/self/media/recent")] == [kept["id"]]
     assert refused(one.delete, f"media/{media['id']}")["error_type"] == "APINotFoundError"
+
+
+def test_the_form_of_a_deleted_photo_cannot_be_used_again(person):
+    """Its renditions' names are in caches, with the deleted pixels."""
+    one = person()
+    form = one.post("media/uploads")
+    media = None
+    for answer in (200, 400):
+        requests.post(form["url"], data=form["fields"], files={"file": jpeg()}, timeout=10)
+        response = one.call("POST", "media", form={"upload_id": form["upload_id"]})
+        assert response.status_code == answer
+        if answer == 200:
+            media = response.json()["data"]
+            eventually(lambda media=media: one.ready(media["id"]))
+            one.delete(f"media/{media['id']}")
+            settled(one)
+    assert "deleted" in response.json()["meta"]["error_message"]
+    storage.delete_upload(one.id, form["upload_id"])
 
 
 def test_only_its_owner_deletes_a_photo(person):

@@ -2,6 +2,7 @@ import pytest
 from django.conf import settings
 from redis.connection import Connection
 
+from bench import shardmap as bench
 from photos.models import Photo
 from shardmap import photo_map
 from shardmap.redis_client import Unavailable, redis_client
@@ -42,9 +43,9 @@ def test_many_are_read_in_one_round_trip(photos, monkeypatch):
     sent = []
     send = Connection.send_packed_command
 
-    def counting(connection, command, **options):
+    def counting(connection, command, *options):
         sent.append(command)
-        return send(connection, command, **options)
+        return send(connection, command, *options)
 
     monkeypatch.setattr(Connection, "send_packed_command", counting)
     assert photo_map.owners_of(photos) == photos
@@ -87,6 +88,12 @@ def test_an_emptied_map_is_rebuilt_with_the_same_content(person, photos):
     # Noting them once more changes nothing: the rebuild had written the same.
     assert {key: redis().hgetall(key) for key in redis().keys("owners:*")} == rebuilt
     assert photo_map.owner_of(photo_id(taken["id"])) == int(taken["user"]["id"])
+
+
+def test_an_entry_takes_at_most_12_bytes(monkeypatch):
+    monkeypatch.setattr(bench, "ENTRIES", 300_000)
+    monkeypatch.setattr(bench, "LOOKUPS", 10)
+    assert bench.run()["bytes an entry"] <= 12
 
 
 def test_the_map_answers_from_the_shards_while_redis_is_dead_and_from_redis_afterwards(photos, stopped):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
@@ -53,7 +54,7 @@ def row_of(job) -> OutboxJob | None:
 
 def make_due(row: OutboxJob) -> None:
     """What else only the passing of time does."""
-    OutboxJob.objects.using(row._state.db).filter(id=row.id).update(due_at=Now())
+    OutboxJob.objects.using(row._state.db).filter(id=row.id).update(due_at=Now(), held_until=Now())
 
 
 def run(row: OutboxJob) -> None:
@@ -191,10 +192,23 @@ with worker.time_limit(1):
     assert "Timeout" in ended.stderr
 
 
-def test_a_job_that_no_worker_knows_yet_is_kept(job, monkeypatch):
-    monkeypatch.delitem(registry._jobs, job.name)
-    run(put(job))
-    assert "no job is named" in row_of(job).last_error
+def test_jobs_that_nobody_takes_do_not_keep_others_from_their_turn(job, monkeypatch):
+    monkeypatch.setattr(outbox, "RELAY_BATCH", 2)
+    submitted = []
+    monkeypatch.setattr(outbox.gearman, "submit", lambda database, jobs: submitted.extend(i for i, _ in jobs))
+    with transaction.atomic():
+        outbox.enqueue_many(job.name, [{"n": n} for n in range(5)])
+    rows = OutboxJob.objects.using("default").filter(job=job.name)
+    rows.update(due_at=Now() - timedelta(days=1))
+    submitted.clear()
+    for _ in range(3):
+        outbox.relay("default")
+    assert set(rows.values_list("id", flat=True)) <= set(submitted)
+
+
+def test_enqueueing_nothing_is_nothing(job):
+    outbox.enqueue_many(job.name, [])
+    assert row_of(job) is None
 
 
 def forget_job() -> OutboxJob:

@@ -1,0 +1,63 @@
+import copy
+import socket
+import threading
+
+import pytest
+from django.conf import settings
+from django.db import OperationalError
+
+from shardmap.backend import base
+
+
+def a_connection() -> base.DatabaseWrapper:
+    return base.DatabaseWrapper(copy.deepcopy(settings.DATABASES["a"]), "a")
+
+
+def test_a_database_that_falls_silent_is_an_error_and_not_a_hang(monkeypatch):
+    monkeypatch.setattr(settings, "DATABASE_ANSWER_SECONDS", 1)
+    connection = a_connection()
+    with frozen_proxy(connection.settings_dict) as freeze:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            freeze.set()
+            with pytest.raises(OperationalError, match="no answer"):
+                cursor.execute("SELECT 1")
+        assert not connection.is_usable()
+        connection.close()
+
+
+def test_a_database_that_never_answers_a_connect_is_an_error(monkeypatch):
+    monkeypatch.setattr(base, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connection = a_connection()
+        connection.settings_dict["PORT"] = silent.getsockname()[1]
+        with pytest.raises(OperationalError, match="no answer"):
+            connection.ensure_connection()
+
+
+class frozen_proxy:
+    """Stands before a database; once the event that it gives is set, it takes everything and passes nothing on."""
+
+    def __init__(self, description: dict) -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.target = (description["HOST"], description["PORT"])
+        description["PORT"] = self.server.getsockname()[1]
+        self.freeze = threading.Event()
+
+    def __enter__(self) -> threading.Event:
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self.freeze
+
+    def __exit__(self, *error) -> None:
+        self.server.close()
+
+    def accept(self) -> None:
+        client, _ = self.server.accept()
+        database = socket.create_connection(self.target)
+        for source, sink in ((client, database), (database, client)):
+            threading.Thread(target=self.pump, args=(source, sink), daemon=True).start()
+
+    def pump(self, source: socket.socket, sink: socket.socket) -> None:
+        while data := source.recv(65536):
+            if not self.freeze.is_set():
+                sink.sendall(data)
