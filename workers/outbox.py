@@ -77,8 +77,8 @@ def _submit_or_leave_to_relay(database: str, jobs: list[tuple[int, str]]) -> Non
 
 # By due_at, which each submit moves on: a backlog of jobs that nobody takes does not keep the others from their turn.
 TAKE_DUE = """
-    UPDATE workers_outbox SET due_at = now() + %s WHERE id IN (
-        SELECT id FROM workers_outbox WHERE parked_at IS NULL AND due_at <= now() ORDER BY due_at
+    UPDATE workers_outbox SET due_at = statement_timestamp() + %s WHERE id IN (
+        SELECT id FROM workers_outbox WHERE parked_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at
         LIMIT %s FOR UPDATE SKIP LOCKED
     ) RETURNING id, job
 """
@@ -94,9 +94,10 @@ def relay(database: str) -> int:
     return len(jobs)
 
 
+# statement_timestamp() as Django's Now() has it: now() is the transaction's beginning, before the row was written.
 CLAIM = """
-    UPDATE workers_outbox SET attempts = attempts + 1, held_until = now() + %(lease)s, due_at = now() + %(lease)s
-    WHERE id = %(id)s AND parked_at IS NULL AND held_until <= now()
+    UPDATE workers_outbox SET attempts = attempts + 1, held_until = statement_timestamp() + %(lease)s, due_at = statement_timestamp() + %(lease)s
+    WHERE id = %(id)s AND parked_at IS NULL AND held_until <= statement_timestamp()
     RETURNING *
 """
 

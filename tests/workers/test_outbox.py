@@ -242,7 +242,7 @@ def test_the_relay_brings_back_what_a_dead_worker_had_claimed():
         outbox.enqueue("accounts.forget", keys=[new_username()])
         # Claimed in the same transaction: no worker of the stack can be faster.
         row = OutboxJob.objects.using(database_of(current_shard())).filter(job="accounts.forget").last()
-        outbox.claim(row._state.db, row.id)
+        assert outbox.claim(row._state.db, row.id)
     assert not is_done(row)
     make_due(row)
     eventually(lambda: is_done(row))
