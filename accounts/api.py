@@ -2,27 +2,59 @@
 
 from typing import Annotated, Literal
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from accounts import graph, services
+from accounts.errors import InvalidParameters
 from accounts.schemas import full_user, short_user
 from accounts.tokens import Viewer
-from accounts.types import Id
+from accounts.types import Count, Id
+
+FullName = Annotated[str, StringConstraints(max_length=64)]
+Website = Annotated[str, Field(max_length=200, pattern=r"^(https?://[^\s<>\"']+)?$")]
 
 
 def get_user(viewer: Viewer, user_id: Id) -> dict:
     return full_user(*services.profile(viewer.user_id, user_id))
 
 
-def sign_up(
-    client_id: str,
-    username: str,
-    password: str,
-    email: str,
-    full_name: Annotated[str, StringConstraints(max_length=64)] = "",
-) -> dict:
+def search_users(viewer: Viewer, q: str, count: Count = 20) -> list[dict]:
+    return [short_user(user, bio=True) for user in services.search(viewer.user_id, q, count)]
+
+
+def sign_up(client_id: str, username: str, password: str, email: str, full_name: FullName = "") -> dict:
     user, token = services.sign_up(client_id, username, password, email, full_name)
     return {"access_token": token, "user": short_user(user, bio=True)}
+
+
+def edit_profile(
+    viewer: Viewer,
+    full_name: FullName | None = None,
+    bio: Annotated[str, StringConstraints(max_length=150)] | None = None,
+    website: Website | None = None,
+    is_private: bool | None = None,
+) -> dict:
+    given = {"full_name": full_name, "bio": bio, "website": website, "is_private": is_private}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        raise InvalidParameters(f"give at least one of {', '.join(given)}")
+    return short_user(services.edit(viewer.user_id, **changes), bio=True)
+
+
+def follows(viewer: Viewer, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[dict], dict]:
+    return _people(*graph.follows_of(viewer.user_id, user_id, cursor, count))
+
+
+def followed_by(viewer: Viewer, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[dict], dict]:
+    return _people(*graph.followers_of(viewer.user_id, user_id, cursor, count))
+
+
+def requested_by(viewer: Viewer, count: Count = 20, cursor: Id | None = None) -> tuple[list[dict], dict]:
+    return _people(*graph.requests_to(viewer.user_id, cursor, count))
+
+
+def _people(users: list[dict], cursor: int | None) -> tuple[list[dict], dict]:
+    return [short_user(user, bio=True) for user in users], {} if cursor is None else {"cursor": str(cursor)}
 
 
 def get_relationship(viewer: Viewer, user_id: Id) -> dict:
@@ -34,9 +66,13 @@ ACTIONS = {
     "unfollow": graph.unfollow,
     "block": graph.block,
     "unblock": graph.unblock,
+    "approve": graph.approve,
+    "ignore": graph.ignore,
 }
 
 
-def change_relationship(viewer: Viewer, user_id: Id, action: Literal["follow", "unfollow", "block", "unblock"]) -> dict:
+def change_relationship(
+    viewer: Viewer, user_id: Id, action: Literal["follow", "unfollow", "block", "unblock", "approve", "ignore"]
+) -> dict:
     ACTIONS[action](viewer.user_id, user_id)
     return graph.relationship(viewer.user_id, user_id)

@@ -1,151 +1,218 @@
-"""The follow graph: follow, unfollow, block.
+"""The follow graph: follow, unfollow, approve, ignore, block.
 
-An edge between two users is two rows. The follower's shard has the truth, written by the request (Follow); the
-followee's shard has its mirror (Follower), from which fan-out and the list of followers are read. Both counts are
-changed in the transaction of their row, and only if that row's `active` changed.
+An edge between two users is two rows. The follower's shard has the truth (Follow), the followee's shard has its mirror
+(Follower), from which fan-out and the list of followers are read. Both counts are changed in the transaction of their
+row, and only when the edge becomes, or ceases to be, `FOLLOWS`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 
+from accounts.cached import BLOCKS, COUNTS, EDGES, USERS
+from accounts.counts import add_to_counts
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
-from accounts.models import Block, Follow, Follower
-from accounts.services import BLOCKED, COUNTS, USERS, add_to_counts, refuse_blocked
+from accounts.models import Block, BlockedBy, Edge, Follow, Follower, User
+from accounts.visibility import Sight, sight_of
 from shardmap import cache
+from shardmap.fields import NextId
 from shardmap.shards import on_shard, shard_transaction
 from workers.outbox import enqueue
 
 # Instagram's own limit. It bounds the rebuild of a feed and the size of the cached set of followees.
 MAX_FOLLOWS = 7500
 
-
-def _load_followees(user_ids: list[int]) -> dict[int, list[int]]:
-    followees = {}
-    for user_id in user_ids:
-        with on_shard(user_id):
-            active = Follow.objects.filter(follower_id=user_id, active=True)
-            followees[user_id] = list(active.values_list("followee_id", flat=True))
-    return followees
-
-
-FOLLOWEES = cache.Kind("followees", _load_followees)  # whom a user follows
+Page = tuple[list[dict], int | None]  # users (values of kind USERS), and the cursor of the next page
 
 
 def follow(follower_id: int, followee_id: int) -> None:
-    """Makes one user follow another; doing it again changes nothing.
+    """Makes one user follow another, or ask to if the other is private; doing it again changes nothing.
 
-    Raises InvalidParameters (oneself), NotFound, NotAllowed (blocked, or MAX_FOLLOWS reached).
+    Raises InvalidParameters (oneself), NotFound, NotAllowed (a block, or MAX_FOLLOWS reached).
     """
     if follower_id == followee_id:
         raise InvalidParameters("user_id: you cannot follow yourself")
-    found, blocked, followees = cache.fetch(
-        (USERS, [followee_id]), (BLOCKED, [followee_id, follower_id]), (FOLLOWEES, [follower_id])
-    )
-    if followee_id not in found:
-        raise NotFound(f"there is no user {followee_id}")
-    refuse_blocked(follower_id, blocked[followee_id])
-    if followee_id in blocked[follower_id]:
-        raise NotAllowed(f"you blocked user {followee_id}: unblock first")
-    if len(followees[follower_id]) >= MAX_FOLLOWS and followee_id not in followees[follower_id]:
+    users, edges, blocks = cache.fetch((USERS, [followee_id]), *sight_of(follower_id))
+    followee = _existing(users, followee_id)
+    Sight.of(follower_id, edges, blocks).require_known(followee)
+    followees = edges[follower_id]["follows"]
+    if len(followees) >= MAX_FOLLOWS and followee_id not in followees:
         raise NotAllowed(f"you follow {MAX_FOLLOWS} accounts, which is the most allowed")
-    with shard_transaction(follower_id):
-        edge, created = Follow.objects.get_or_create(
-            follower_id=follower_id, followee_id=followee_id, defaults={"active": True, "version": 1}
-        )
-        if created or _turn(edge, active=True):
-            _edge_changed(follower_id, followee_id, follows=+1)
-    _forget(follower_id)
+
+    def followed(now: Edge) -> Edge:
+        return Edge.REQUESTED if followee["is_private"] and now != Edge.FOLLOWS else Edge.FOLLOWS
+
+    _change(follower_id, followee_id, followed)
 
 
 def unfollow(follower_id: int, followee_id: int) -> None:
-    """Ends a follow; if there is none, nothing changes."""
-    with shard_transaction(follower_id):
-        if _turn(Follow(follower_id=follower_id, followee_id=followee_id), active=False):
-            _edge_changed(follower_id, followee_id, follows=-1)
-    _forget(follower_id)
+    """Ends a follow, or withdraws the request for one; if there is neither, nothing changes."""
+    _change(follower_id, followee_id, lambda now: Edge.NONE)
+
+
+def approve(followee_id: int, follower_id: int) -> None:
+    """Lets in who has asked to follow. Raises NotFound when there is no such request."""
+    if _change(follower_id, followee_id, _approved) == Edge.NONE:
+        raise NotFound(f"user {follower_id} has not asked to follow you")
+
+
+def ignore(followee_id: int, follower_id: int) -> None:
+    """Takes a request to follow off the list; the other is not told. If there is none, nothing changes."""
+    _change(follower_id, followee_id, lambda now: Edge.NONE if now == Edge.REQUESTED else now)
+
+
+def approve_all(user_id: int) -> None:
+    """Lets in all who have asked to follow, as a job, after the account was made public."""
+    with on_shard(user_id):
+        asking = Follower.objects.filter(followee_id=user_id, status=Edge.REQUESTED)
+        follower_ids = list(asking.values_list("follower_id", flat=True))
+    for follower_id in follower_ids:
+        _change(follower_id, user_id, _approved)
 
 
 def block(blocker_id: int, blocked_id: int) -> None:
-    """Hides the blocker from the blocked one, and ends the follows between them. Raises as `follow` does."""
+    """Hides two users from each other, and ends the follows between them. Raises InvalidParameters, NotFound."""
     if blocker_id == blocked_id:
         raise InvalidParameters("user_id: you cannot block yourself")
-    (found,) = cache.fetch((USERS, [blocked_id]))
-    if blocked_id not in found:
-        raise NotFound(f"there is no user {blocked_id}")
+    (users,) = cache.fetch((USERS, [blocked_id]))
+    _existing(users, blocked_id)
     with shard_transaction(blocker_id):
         Block.objects.get_or_create(blocker_id=blocker_id, blocked_id=blocked_id)
-        enqueue("accounts.sever", blocker_id=blocker_id, blocked_id=blocked_id)
-    cache.forget(BLOCKED.key(blocker_id))
-    unfollow(blocker_id, blocked_id)
-    unfollow(blocked_id, blocker_id)
+        enqueue("accounts.mirror_block", blocker_id=blocker_id, blocked_id=blocked_id)
+    _mirror_block(blocker_id, blocked_id)
+    cache.forget(BLOCKS.key(blocker_id), BLOCKS.key(blocked_id))
 
 
 def unblock(blocker_id: int, blocked_id: int) -> None:
     """Lifts a block. The follows that it ended stay ended."""
     with shard_transaction(blocker_id):
         Block.objects.filter(blocker_id=blocker_id, blocked_id=blocked_id).delete()
-        enqueue("accounts.forget", keys=[BLOCKED.key(blocker_id)])
-    cache.forget(BLOCKED.key(blocker_id))
+        enqueue("accounts.mirror_block", blocker_id=blocker_id, blocked_id=blocked_id)
+    _mirror_block(blocker_id, blocked_id)
+    cache.forget(BLOCKS.key(blocker_id), BLOCKS.key(blocked_id))
 
 
-def sever(blocker_id: int, blocked_id: int) -> None:
-    """The rest of a block, as a job: whatever of it the request did not get to."""
+def mirror_block(blocker_id: int, blocked_id: int) -> None:
+    """The rest of `block` and `unblock`, as a job: whatever of it the request did not get to."""
+    _mirror_block(blocker_id, blocked_id)
+    cache.forget_surely(BLOCKS.key(blocker_id), BLOCKS.key(blocked_id))
+
+
+def _mirror_block(blocker_id: int, blocked_id: int) -> None:
+    is_blocked = _is_blocked(blocker_id, blocked_id)
+    while True:
+        with on_shard(blocked_id):
+            if is_blocked:
+                BlockedBy.objects.get_or_create(blocked_id=blocked_id, blocker_id=blocker_id)
+            else:
+                BlockedBy.objects.filter(blocked_id=blocked_id, blocker_id=blocker_id).delete()
+        if is_blocked:
+            unfollow(blocker_id, blocked_id)
+            unfollow(blocked_id, blocker_id)
+        # Two of these may run at once: the one that read the older state must not have the last word.
+        before, is_blocked = is_blocked, _is_blocked(blocker_id, blocked_id)
+        if is_blocked == before:
+            return
+
+
+def _is_blocked(blocker_id: int, blocked_id: int) -> bool:
     with on_shard(blocker_id):
-        still_blocked = Block.objects.filter(blocker_id=blocker_id, blocked_id=blocked_id).exists()
-    if still_blocked:  # else unblocked by now, and perhaps followed anew
-        unfollow(blocker_id, blocked_id)
-        unfollow(blocked_id, blocker_id)
-    cache.forget_surely(BLOCKED.key(blocker_id))
+        return Block.objects.filter(blocker_id=blocker_id, blocked_id=blocked_id).exists()
 
 
-def mirror(follower_id: int, followee_id: int) -> None:
+def mirror_follow(follower_id: int, followee_id: int) -> None:
     """Brings the followee's side of an edge up to the follower's, whichever of its jobs came first or twice."""
     with on_shard(follower_id):
         edge = Follow.objects.get(follower_id=follower_id, followee_id=followee_id)
     with shard_transaction(followee_id):
         Follower.objects.get_or_create(
-            followee_id=followee_id, follower_id=follower_id, defaults={"active": False, "version": 0}
+            followee_id=followee_id, follower_id=follower_id, defaults={"status": Edge.NONE, "version": 0}
         )
         mirrored = Follower.objects.select_for_update().get(followee_id=followee_id, follower_id=follower_id)
         if edge.version > mirrored.version:
-            if edge.active != mirrored.active:
-                add_to_counts(followee_id, followed_by=+1 if edge.active else -1)
-            mirrored.active, mirrored.version = edge.active, edge.version
-            mirrored.save(update_fields=["active", "version"])
-            enqueue("feeds.follow_changed", follower_id=follower_id, followee_id=followee_id)
+            followed_by = (edge.status == Edge.FOLLOWS) - (mirrored.status == Edge.FOLLOWS)
+            mirrored.status, mirrored.version, mirrored.since = edge.status, edge.version, NextId()
+            mirrored.save(update_fields=["status", "version", "since"])
+            if followed_by:
+                add_to_counts(followee_id, followed_by=followed_by)
+                enqueue("feeds.follow_changed", follower_id=follower_id, followee_id=followee_id)
         # A follow that began before a block and committed after it: the block wins.
-        blocked = edge.active and Block.objects.filter(blocker_id=followee_id, blocked_id=follower_id).exists()
-    cache.forget_surely(FOLLOWEES.key(follower_id), COUNTS.key(follower_id), COUNTS.key(followee_id))
+        blocked = edge.status and Block.objects.filter(blocker_id=followee_id, blocked_id=follower_id).exists()
+    cache.forget_surely(EDGES.key(follower_id), COUNTS.key(follower_id), COUNTS.key(followee_id))
     if blocked:
         unfollow(follower_id, followee_id)
+    elif edge.status == Edge.REQUESTED and User.objects.filter(id=followee_id, is_private=False).exists():
+        # A request that began before the account was made public, and came after all others were let in.
+        _change(follower_id, followee_id, _approved)
 
 
 def relationship(viewer_id: int, user_id: int) -> dict:
-    """How two users stand to each other, from the first one's side, as the API has it. Raises NotFound."""
-    found, followees, blocked = cache.fetch(
-        (USERS, [user_id]), (FOLLOWEES, [viewer_id, user_id]), (BLOCKED, [viewer_id])
-    )
-    if user_id not in found:
-        raise NotFound(f"there is no user {user_id}")
-    incoming = "followed_by" if viewer_id in followees[user_id] else "none"
+    """How two users stand to each other, from the first one's side, as the API has it. Raises NotFound, NotAllowed."""
+    users, theirs, edges, blocks = cache.fetch((USERS, [user_id]), (EDGES, [user_id]), *sight_of(viewer_id))
+    user = _existing(users, user_id)
+    if user_id in blocks[viewer_id]["blocked_by"] and user_id not in blocks[viewer_id]["blocked"]:
+        raise NotAllowed("you cannot view this resource")
+    incoming = _status_of(viewer_id, theirs[user_id], "followed_by", "requested_by")
     return {
-        "outgoing_status": "follows" if user_id in followees[viewer_id] else "none",
-        "incoming_status": "blocked_by_you" if user_id in blocked[viewer_id] else incoming,
-        "target_user_is_private": False,
+        "outgoing_status": _status_of(user_id, edges[viewer_id], "follows", "requested"),
+        "incoming_status": "blocked_by_you" if user_id in blocks[viewer_id]["blocked"] else incoming,
+        "target_user_is_private": user["is_private"],
     }
+
+
+def _status_of(user_id: int, edges: dict[str, list[int]], follows: str, requested: str) -> str:
+    if user_id in edges["follows"]:
+        return follows
+    return requested if user_id in edges["requested"] else "none"
+
+
+def follows_of(viewer_id: int, user_id: int, cursor: int | None, count: int) -> Page:
+    """Whom a user follows, latest first. Raises NotFound, NotAllowed."""
+    _require_seen(viewer_id, user_id)
+    with on_shard(user_id):
+        edges = Follow.objects.filter(follower_id=user_id, status=Edge.FOLLOWS)
+        return _people(viewer_id, edges, "followee_id", cursor, count)
+
+
+def followers_of(viewer_id: int, user_id: int, cursor: int | None, count: int) -> Page:
+    """Who follows a user, latest first. Raises NotFound, NotAllowed."""
+    _require_seen(viewer_id, user_id)
+    with on_shard(user_id):
+        return _people(viewer_id, _followers(user_id), "follower_id", cursor, count)
+
+
+def requests_to(user_id: int, cursor: int | None, count: int) -> Page:
+    """Who has asked to follow a user, latest first."""
+    with on_shard(user_id):
+        edges = Follower.objects.filter(followee_id=user_id, status=Edge.REQUESTED)
+        return _people(user_id, edges, "follower_id", cursor, count)
+
+
+def _people(viewer_id: int, edges: QuerySet, column: str, cursor: int | None, count: int) -> Page:
+    """A page of the users at the other end of edges, without those whom the viewer may not know of."""
+    if cursor is not None:
+        edges = edges.filter(since__lt=cursor)
+    # One more than asked for tells whether there is a next page.
+    rows = list(edges.order_by("-since").values_list(column, "since")[: count + 1])
+    page = rows[:count]
+    users, *sight = cache.fetch((USERS, [user_id for user_id, _ in page]), *sight_of(viewer_id))
+    viewer = Sight.of(viewer_id, *sight)
+    people = [users[user_id] for user_id, _ in page if user_id in users and viewer.knows(users[user_id])]
+    return people, page[-1][1] if len(rows) > count else None
 
 
 def followees_of(user_id: int) -> set[int]:
     """Whom a user follows, from the shard."""
-    return set(_load_followees([user_id])[user_id])
+    with on_shard(user_id):
+        edges = Follow.objects.filter(follower_id=user_id, status=Edge.FOLLOWS)
+        return set(edges.values_list("followee_id", flat=True))
 
 
 def follows(follower_id: int, followee_id: int) -> tuple[bool, int]:
     """Whether one user follows another, and the version of that answer (0: never did)."""
     with on_shard(follower_id):
         edge = Follow.objects.filter(follower_id=follower_id, followee_id=followee_id).first()
-    return (edge.active, edge.version) if edge else (False, 0)
+    return (edge.status == Edge.FOLLOWS, edge.version) if edge else (False, 0)
 
 
 def follower_chunks(user_id: int, size: int) -> Iterator[tuple[int, int]]:
@@ -153,7 +220,8 @@ def follower_chunks(user_id: int, size: int) -> Iterator[tuple[int, int]]:
     last = 0
     while True:
         with on_shard(user_id):
-            ids = list(_followers(user_id).filter(follower_id__gt=last).values_list("follower_id", flat=True)[:size])
+            after = _followers(user_id).filter(follower_id__gt=last).order_by("follower_id")
+            ids = list(after.values_list("follower_id", flat=True)[:size])
         if not ids:
             return
         last = ids[-1]
@@ -168,19 +236,42 @@ def followers_between(user_id: int, first: int, last: int) -> list[int]:
 
 
 def _followers(user_id: int) -> QuerySet[Follower]:
-    return Follower.objects.filter(followee_id=user_id, active=True).order_by("follower_id")
+    return Follower.objects.filter(followee_id=user_id, status=Edge.FOLLOWS)
 
 
-def _turn(edge: Follow, *, active: bool) -> bool:
-    """Turns an edge on or off; returns whether that changed it."""
-    rows = Follow.objects.filter(follower_id=edge.follower_id, followee_id=edge.followee_id, active=not active)
-    return rows.update(active=active, version=F("version") + 1) == 1
+def _change(follower_id: int, followee_id: int, change: Callable[[Edge], Edge]) -> Edge:
+    """Turns an edge into what `change` makes of it, with all that follows from it; returns what it is now."""
+    with shard_transaction(follower_id):
+        edges = Follow.objects.select_for_update().filter(follower_id=follower_id, followee_id=followee_id)
+        edge = edges.first()
+        if edge is None and change(Edge.NONE) == Edge.NONE:
+            return Edge.NONE
+        if edge is None:
+            # Whoever is second here waits for the first to commit.
+            Follow.objects.get_or_create(
+                follower_id=follower_id, followee_id=followee_id, defaults={"status": Edge.NONE, "version": 0}
+            )
+            edge = edges.get()
+        before, now = Edge(edge.status), change(Edge(edge.status))
+        if now != before:
+            edges.update(status=now, version=edge.version + 1, since=NextId())
+            if follows := (now == Edge.FOLLOWS) - (before == Edge.FOLLOWS):
+                add_to_counts(follower_id, follows=follows)
+            enqueue("accounts.mirror_follow", follower_id=follower_id, followee_id=followee_id)
+    cache.forget(EDGES.key(follower_id), COUNTS.key(follower_id))
+    return now
 
 
-def _edge_changed(follower_id: int, followee_id: int, follows: int) -> None:
-    add_to_counts(follower_id, follows=follows)
-    enqueue("accounts.mirror_follow", follower_id=follower_id, followee_id=followee_id)
+def _approved(now: Edge) -> Edge:
+    return Edge.FOLLOWS if now == Edge.REQUESTED else now
 
 
-def _forget(follower_id: int) -> None:
-    cache.forget(FOLLOWEES.key(follower_id), COUNTS.key(follower_id))
+def _existing(users: dict[int, dict], user_id: int) -> dict:
+    if user_id not in users:
+        raise NotFound(f"there is no user {user_id}")
+    return users[user_id]
+
+
+def _require_seen(viewer_id: int, user_id: int) -> None:
+    users, *sight = cache.fetch((USERS, [user_id]), *sight_of(viewer_id))
+    Sight.of(viewer_id, *sight).require_seen(_existing(users, user_id))

@@ -4,8 +4,9 @@ from accounts import graph
 from shardmap import cache
 from workers.registry import job
 
-job("accounts.mirror_follow")(graph.mirror)
-job("accounts.sever")(graph.sever)
+job("accounts.mirror_follow")(graph.mirror_follow)
+job("accounts.mirror_block")(graph.mirror_block)
+job("accounts.approve_all")(graph.approve_all)
 
 
 @job("accounts.forget")

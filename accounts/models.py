@@ -4,6 +4,7 @@ from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
 from django.db.models.functions import Now
 
+from shardmap.fields import NextId
 from shardmap.shards import sharded_table
 
 
@@ -22,6 +23,7 @@ class User(AbstractBaseUser):
     bio = models.CharField(max_length=150)
     website = models.CharField(max_length=200)
     profile_picture = models.CharField(max_length=200)  # a URL, or "" for the default picture
+    is_private = models.BooleanField(db_default=False)  # photos for approved followers only
     created_at = models.DateTimeField(db_default=Now())
     last_login = None  # phones stay logged in
 
@@ -48,20 +50,30 @@ class Counts(models.Model):
         ]
 
 
-class Follow(models.Model):
-    """The edge as its follower's shard has it: the truth, written by the request.
+class Edge(models.IntegerChoices):
+    """How one user stands to another."""
 
-    An edge that ended stays as `active=False`. Each change raises the version, by which the far side tells old news.
+    NONE = 0
+    REQUESTED = 1  # the other's account is private, and has not answered yet
+    FOLLOWS = 2
+
+
+class Follow(models.Model):
+    """The edge as its follower's shard has it: the truth.
+
+    An edge that ended stays as `NONE`. Each change raises the version, by which the far side tells old news.
     """
 
     pk = models.CompositePrimaryKey("follower_id", "followee_id")
     follower_id = models.BigIntegerField()
     followee_id = models.BigIntegerField()
-    active = models.BooleanField()
+    status = models.SmallIntegerField(choices=Edge)
     version = models.IntegerField()
+    since = models.BigIntegerField(db_default=NextId())  # when it got its status, as an ID: lists are in this order
 
     class Meta:
         db_table = sharded_table("accounts_follow")
+        indexes = [models.Index(fields=["follower_id", "status", "since"], name="follow_since")]
 
 
 class Follower(models.Model):
@@ -70,15 +82,17 @@ class Follower(models.Model):
     pk = models.CompositePrimaryKey("followee_id", "follower_id")
     followee_id = models.BigIntegerField()
     follower_id = models.BigIntegerField()
-    active = models.BooleanField()
+    status = models.SmallIntegerField(choices=Edge)
     version = models.IntegerField()
+    since = models.BigIntegerField(db_default=NextId())
 
     class Meta:
         db_table = sharded_table("accounts_follower")
+        indexes = [models.Index(fields=["followee_id", "status", "since"], name="follower_since")]
 
 
 class Block(models.Model):
-    """`blocker_id` does not want to be seen by `blocked_id`. In the blocker's shard."""
+    """`blocker_id` and `blocked_id` shall not see each other; the first wants it so. In the blocker's shard."""
 
     pk = models.CompositePrimaryKey("blocker_id", "blocked_id")
     blocker_id = models.BigIntegerField()
@@ -86,3 +100,14 @@ class Block(models.Model):
 
     class Meta:
         db_table = sharded_table("accounts_block")
+
+
+class BlockedBy(models.Model):
+    """The same block in the shard of the blocked one, so that what a viewer may not see is known in one place."""
+
+    pk = models.CompositePrimaryKey("blocked_id", "blocker_id")
+    blocked_id = models.BigIntegerField()
+    blocker_id = models.BigIntegerField()
+
+    class Meta:
+        db_table = sharded_table("accounts_blockedby")

@@ -8,8 +8,8 @@ whenever it wants.
 import logging
 
 from accounts import graph
-from accounts.graph import FOLLOWEES
-from accounts.services import USERS
+from accounts.cached import USERS
+from accounts.visibility import Sight, sight_of
 from feeds import home
 from feeds.home import Entry
 from photos.models import Status
@@ -116,19 +116,22 @@ def _from_redis(viewer_id: int, max_id: int | None, count: int) -> tuple[list[En
 
 def _shown(viewer_id: int, entries: list[Entry]) -> list[Item]:
     """Those of the candidates that may be shown, in one round trip to each Memcached."""
-    followees, media, users = cache.fetch(
-        (FOLLOWEES, [viewer_id]),
+    media, users, *sight = cache.fetch(
         (MEDIA, [photo_id for photo_id, _ in entries]),
         (USERS, [owner_id for _, owner_id in entries]),
+        *sight_of(viewer_id),
     )
-    seen = {viewer_id, *followees[viewer_id]}
+    viewer = Sight.of(viewer_id, *sight)
+    in_feed = {viewer_id, *viewer.followees}
     shown = []
     for photo_id, owner_id in entries:
         photo = media.get(photo_id)
         if photo is None:
             # Deleted for good, and pushed by a chunk that came later than the removal.
             _sweep(viewer_id, (photo_id, owner_id))
-        elif photo["status"] == Status.READY and owner_id in seen and owner_id in users:
+        elif owner_id not in in_feed or owner_id not in users or not viewer.sees(users[owner_id]):
+            continue
+        elif photo["status"] == Status.READY:
             shown.append((photo, users[owner_id]))
     return shown
 

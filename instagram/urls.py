@@ -4,18 +4,34 @@ from django.urls import path
 
 import accounts.api as accounts
 import accounts.oauth as oauth
+import accounts.pages as pages
 import feeds.api as feeds
 import photos.api as photos
+from accounts.web import page
 from instagram.api import dispatch, health
 from instagram.api.dispatch import raw, route
 
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
+    page("oauth/authorize", pages.authorize),
+    page("accounts/login", pages.log_in),
+    page("accounts/logout", pages.log_out),
+    page("accounts/manage_access", pages.manage_access),
+    page("developer/clients", pages.clients),
+    page("developer/clients/register", pages.register_client),
+    page("developer/clients/{client_id}", pages.client),
+    page("developer/clients/{client_id}/secret", pages.rotate_secret),
+    page("developer/clients/{client_id}/delete", pages.delete_client),
     raw("oauth/access_token", "POST", oauth.access_token),
     raw("oauth/revoke_token", "POST", oauth.revoke),
     route("v1/accounts", POST=accounts.sign_up),
+    route("v1/accounts/edit", POST=accounts.edit_profile),
     route("v1/users/self/feed", GET=feeds.home_feed),
+    route("v1/users/self/requested-by", GET=("relationships", accounts.requested_by)),
+    route("v1/users/search", GET=accounts.search_users),
+    route("v1/users/{user_id}/follows", GET=accounts.follows),
+    route("v1/users/{user_id}/followed-by", GET=accounts.followed_by),
     route("v1/users/{user_id}", GET=accounts.get_user),
     route("v1/users/{user_id}/media/recent", GET=photos.recent_media),
     route(

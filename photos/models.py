@@ -2,13 +2,8 @@
 
 from django.db import models
 
-from shardmap.shards import PLACEHOLDER, sharded_table
-
-
-class NextId(models.Func):
-    """The shard's next ID, made by Postgres as the row is inserted (see shardmap.ids)."""
-
-    template = f"{PLACEHOLDER}.next_id()"
+from shardmap.fields import NextId
+from shardmap.shards import sharded_table
 
 
 class Status(models.TextChoices):

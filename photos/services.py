@@ -14,8 +14,10 @@ from collections.abc import Iterable, Iterator
 from django.db import IntegrityError
 from django.db.models import F
 
+from accounts.cached import COUNTS, USERS
+from accounts.counts import add_to_counts
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
-from accounts.services import BLOCKED, COUNTS, USERS, add_to_counts, refuse_blocked
+from accounts.visibility import Sight, sight_of
 from photos import storage
 from photos.imaging import MAX_BYTES, NotAPicture, render
 from photos.models import Photo, Status
@@ -173,28 +175,28 @@ def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> tuple[dic
     """A photo that the viewer may see, and its owner, as values of kinds MEDIA and USERS.
 
     `owner_id` is what the caller takes for the owner, if anything; else the photo→user map is asked. Raises NotFound
-    (also for what only its owner may see yet) and NotAllowed (blocked).
+    (also for what only its owner may see yet) and NotAllowed (a block, or a private account).
     """
     owner_id = owner_id if owner_id is not None else photo_map.owner_of(photo_id)
     not_found = NotFound(f"there is no media {photo_id}")
     if owner_id is None or not 0 < photo_id <= MAX_ID or shard_of(owner_id) != shard_of_id(photo_id):
         raise not_found
-    media, users, blocked = cache.fetch((MEDIA, [photo_id]), (USERS, [owner_id]), (BLOCKED, [owner_id]))
+    media, users, *sight = cache.fetch((MEDIA, [photo_id]), (USERS, [owner_id]), *sight_of(viewer_id))
     photo = media.get(photo_id)
-    if photo is None or photo["owner_id"] != owner_id:
+    if photo is None or photo["owner_id"] != owner_id or owner_id not in users:
         raise not_found
     if photo["status"] != Status.READY and viewer_id != owner_id:
         raise not_found
-    refuse_blocked(viewer_id, blocked[owner_id])
+    Sight.of(viewer_id, *sight).require_seen(users[owner_id])
     return photo, users[owner_id]
 
 
 def recent_of(viewer_id: int, owner_id: int, below: int, above: int, count: int) -> tuple[list[dict], dict]:
     """A user's newest photos with IDs between `above` and `below`, and the user. Types and errors as `get`."""
-    found, blocked = cache.fetch((USERS, [owner_id]), (BLOCKED, [owner_id]))
+    found, *sight = cache.fetch((USERS, [owner_id]), *sight_of(viewer_id))
     if owner_id not in found:
         raise NotFound(f"there is no user {owner_id}")
-    refuse_blocked(viewer_id, blocked[owner_id])
+    Sight.of(viewer_id, *sight).require_seen(found[owner_id])
     with on_shard(owner_id):
         photos = Photo.objects.filter(owner_id=owner_id, status=Status.READY, id__gt=above, id__lt=below)
         return list(photos.order_by("-id").values(*_FIELDS)[:count]), found[owner_id]

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 import secrets
 import subprocess
 import sys
@@ -41,7 +40,7 @@ def ctl(action: str, *programs: str) -> None:
     """Starts, stops, restarts or kills programs of the stack under test."""
     stack = settings.BASE_DIR / "deploy/local/stack.py"
     command = [sys.executable, stack, "ctl", action, *programs]
-    subprocess.run(command, check=True, env={**os.environ, "STACK": "test"}, timeout=60)
+    subprocess.run(command, check=True, timeout=60)  # of the stack that STACK names
 
 
 def new_username() -> str:

@@ -4,9 +4,11 @@ import threading
 import pytest
 
 from accounts import graph
-from accounts.models import Counts, Follow, Follower
+from accounts.counts import add_to_counts
+from accounts.models import Counts, Edge, Follow, Follower
 from shardmap.shards import on_shard, shard_transaction
 from tests.support import Refused, settled
+from workers.outbox import enqueue
 
 
 def edges(follower, followee) -> tuple:
@@ -15,7 +17,7 @@ def edges(follower, followee) -> tuple:
         near = Follow.objects.filter(follower_id=follower.id, followee_id=followee.id).first()
     with on_shard(followee.id):
         far = Follower.objects.filter(follower_id=follower.id, followee_id=followee.id).first()
-    return tuple(row and (row.active, row.version) for row in (near, far))
+    return tuple(row and (row.status == Edge.FOLLOWS, row.version) for row in (near, far))
 
 
 def counted(one) -> tuple[int, int]:
@@ -151,8 +153,9 @@ def test_a_follow_that_commits_after_the_block_is_ended_by_its_job(person):
     blocker.block(blocked)
     settled(blocker, blocked)
     with shard_transaction(blocked.id):  # as a request that had looked for blocks just before
-        Follow.objects.create(follower_id=blocked.id, followee_id=blocker.id, active=True, version=1)
-        graph._edge_changed(blocked.id, blocker.id, follows=+1)
+        Follow.objects.create(follower_id=blocked.id, followee_id=blocker.id, status=Edge.FOLLOWS, version=1)
+        add_to_counts(blocked.id, follows=+1)
+        enqueue("accounts.mirror_follow", follower_id=blocked.id, followee_id=blocker.id)
     settled(blocker, blocked)
     assert edges(blocked, blocker) == ((False, 2), (False, 2))
     assert counted(blocker) == counted(blocked) == (0, 0)
@@ -169,13 +172,13 @@ def test_follow_unfollow_follow_ends_at_the_last_word_in_whatever_order_the_jobs
     graph.follow(one.id, other.id)
     graph.unfollow(one.id, other.id)
     graph.follow(one.id, other.id)
-    seen = [(True, 1), (False, 2), (True, 3)]
+    seen = [(Edge.FOLLOWS, 1), (Edge.NONE, 2), (Edge.FOLLOWS, 3)]
     truth = Follow.objects.get
     for index in order:
-        active, version = seen[index]
-        row = Follow(follower_id=one.id, followee_id=other.id, active=active, version=version)
+        status, version = seen[index]
+        row = Follow(follower_id=one.id, followee_id=other.id, status=status, version=version)
         monkeypatch.setattr(Follow.objects, "get", lambda row=row, **key: row)
-        graph.mirror(one.id, other.id)
+        graph.mirror_follow(one.id, other.id)
     monkeypatch.setattr(Follow.objects, "get", truth)
     assert edges(one, other) == ((True, 3), (True, 3))
     assert (counted(one), counted(other)) == ((1, 0), (0, 1))

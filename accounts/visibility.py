@@ -1,0 +1,55 @@
+"""Who may see what; decided here and nowhere else.
+
+Nobody sees anything of somebody with whom there is a block, in either direction. What a private account has
+published is for its owner and its followers; its name and its counts are for all.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from accounts.cached import BLOCKS, EDGES
+from accounts.errors import NotAllowed
+
+REFUSAL = "you cannot view this resource"
+
+
+def sight_of(viewer_id: int) -> tuple[tuple[Any, Iterable[int]], ...]:
+    """What `cache.fetch` has to bring along so that `Sight` can be made: `users, *sight = fetch(…, *sight_of(…))`."""
+    return (EDGES, [viewer_id]), (BLOCKS, [viewer_id])
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one viewer may see."""
+
+    viewer_id: int
+    followees: frozenset[int]
+    hidden: frozenset[int]
+
+    @classmethod
+    def of(cls, viewer_id: int, edges: dict[int, dict], blocks: dict[int, dict]) -> "Sight":
+        """From the last two answers of a `fetch` with `sight_of`."""
+        between = blocks[viewer_id]
+        hidden = frozenset(between["blocked"]) | frozenset(between["blocked_by"])
+        return cls(viewer_id, frozenset(edges[viewer_id]["follows"]), hidden)
+
+    def knows(self, user: dict) -> bool:
+        """Whether the viewer may see that this user (a value of kind USERS) exists."""
+        return user["id"] not in self.hidden
+
+    def sees(self, owner: dict) -> bool:
+        """Whether the viewer may see what this user has published."""
+        if owner["id"] == self.viewer_id:
+            return True
+        return self.knows(owner) and (not owner["is_private"] or owner["id"] in self.followees)
+
+    def require_known(self, user: dict) -> None:
+        """Raises NotAllowed unless `knows`."""
+        if not self.knows(user):
+            raise NotAllowed(REFUSAL)
+
+    def require_seen(self, owner: dict) -> None:
+        """Raises NotAllowed unless `sees`."""
+        if not self.sees(owner):
+            raise NotAllowed(REFUSAL)
