@@ -58,10 +58,18 @@ INSTALLED_APPS = [
     "feeds",
     "bench",
 ]
-# The API needs none: authentication, errors and limits are the dispatcher's (instagram/api/dispatch.py).
+# The API needs none: authentication, errors and limits are the dispatcher's (instagram/api/dispatch.py). Pages for
+# people bring their own (accounts/web.py).
 MIDDLEWARE: list[str] = []
 ROOT_URLCONF = "instagram.urls"
 WSGI_APPLICATION = "instagram.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+    }
+]
 APPEND_SLASH = False
 USE_TZ = True
 TIME_ZONE = "UTC"
@@ -99,6 +107,27 @@ S3_PHOTOS_BUCKET = env.get("S3_PHOTOS_BUCKET", "photos")
 CDN_URL = env.get("CDN_URL", "http://127.0.0.1:8001/photos")
 SITE_URL = env.get("SITE_URL", "http://127.0.0.1:8000")
 
+# Sessions of the pages, in Redis: every app server can answer. (The API's own cache is shardmap/cache.py.)
+SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_FEEDS_URL,
+        "KEY_FUNCTION": "accounts.web.session_cache_key",
+        "OPTIONS": {
+            "serializer": "django.core.signing.JSONSerializer",  # not pickle, which can run code
+            "socket_connect_timeout": 0.5,
+            "socket_timeout": 1,
+        },
+    }
+}
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SITE_URL.startswith("https:")
+CSRF_COOKIE_HTTPONLY = True
+# The app sees http where TLS ends at the load balancer; forms come from here all the same.
+CSRF_TRUSTED_ORIGINS = [SITE_URL]
+CSRF_FAILURE_VIEW = "accounts.web.forged_form"
+LOGIN_URL = "/accounts/login/"
+
 # Accounts.
 AUTH_USER_MODEL = "accounts.User"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.ScryptPasswordHasher"]  # memory-hard, in the standard library
@@ -121,6 +150,7 @@ OAUTH2_PROVIDER = {
         "publish": "Publish and delete photos for you",
     },
     "DEFAULT_SCOPES": ["basic"],
+    "CLIENT_SECRET_GENERATOR_LENGTH": 40,  # letters and digits: 238 bits, and still readable
     # Instagram's tokens did not expire; ours end by revocation. Ten years, since the column wants a date.
     "ACCESS_TOKEN_EXPIRE_SECONDS": 10 * 365 * 24 * 3600,
 }

@@ -1,0 +1,116 @@
+"""What every page for people has: sessions, protection against forged forms, strict headers, errors that can be read.
+
+The API has no middleware and pays for none of this: `page` puts Django's own around a page's view alone. Sessions are
+in Redis, so that any app server can answer; a cookie holds nothing but a session's key.
+"""
+
+import base64
+import hashlib
+import logging
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from django.contrib.auth.middleware import AuthenticationMiddleware
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.core.exceptions import BadRequest, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from django.middleware.csrf import CsrfViewMiddleware
+from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.urls import re_path
+from django.utils.decorators import decorator_from_middleware
+from redis import RedisError
+
+logger = logging.getLogger(__name__)
+
+View = Callable[..., HttpResponse]
+
+MIDDLEWARE = (SessionMiddleware, AuthenticationMiddleware, CsrfViewMiddleware)  # the first is the outermost
+AWAY = (OperationalError, InterfaceError, RedisError)  # a server of ours; the same request may work in a moment
+
+HEADERS = {
+    "Cache-Control": "no-store",  # secrets, and whose page it is
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # "no-referrer" would take the Origin from our own forms, which is checked
+}
+
+
+def page(path: str, view: View):
+    """A URL pattern for a page, e.g. `"developer/clients/{client_id}"`, with and without a trailing slash."""
+    protected = view
+    for middleware in reversed(MIDDLEWARE):
+        protected = decorator_from_middleware(middleware)(protected)
+    pattern = path.replace("{", "(?P<").replace("}", ">[^/]+?)")
+
+    def wrapped(request: HttpRequest, **path_params: str) -> HttpResponse:
+        try:
+            response = _unreadable(request) or protected(request, **path_params)
+        except Http404:
+            response = error_page(
+                request, 404, "There is no such page", "It may have been removed, or the link is wrong."
+            )
+        except (BadRequest, SuspiciousOperation):  # among them: logged out in another tab, meanwhile
+            response = error_page(request, 400, "That did not work", "Please go back and try again.")
+        except AWAY as error:
+            logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
+            response = error_page(request, 503, "We cannot do that right now", "Please try again in a moment.")
+            response["Retry-After"] = "1"
+        except Exception:
+            logger.exception("%s %s", request.method, request.path)
+            response = error_page(request, 500, "Something went wrong here", "It is our fault; we have been told.")
+        for name, value in HEADERS.items():
+            response[name] = value
+        response.setdefault("Content-Security-Policy", content_security_policy())
+        return response
+
+    return re_path(rf"^{pattern}/?$", wrapped)
+
+
+def show(request: HttpRequest, template: str, status: int = 200, **context) -> HttpResponse:
+    """A page made from a template of accounts/templates/accounts/."""
+    return render(request, f"accounts/{template}", context, status=status)
+
+
+def error_page(request: HttpRequest, status: int, title: str, message: str) -> HttpResponse:
+    return show(request, "error.html", status, title=title, message=message)
+
+
+def forged_form(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """What a form without a valid CSRF token gets (settings.CSRF_FAILURE_VIEW)."""
+    message = (
+        "You have logged in or out since this form was shown, or your browser takes no cookies. Go back and reload."
+    )
+    return error_page(request, 403, "Please send that form again", message)
+
+
+def content_security_policy(form_target: str = "") -> str:
+    """Nothing but our own style; no frames around; forms go to us, and from us on to `form_target` (a URI) at most.
+
+    Browsers hold the redirect that answers a form to `form-action` too.
+    """
+    style = hashlib.sha256(render_to_string("accounts/style.css").encode()).digest()
+    form_action = "'self'"
+    if form_target:
+        target = urlsplit(form_target)
+        form_action += f" {target.scheme}:" + (f"//{target.netloc}" if target.scheme in ("http", "https") else "")
+    return (
+        f"default-src 'none'; style-src 'sha256-{base64.b64encode(style).decode()}'; base-uri 'none'; "
+        f"frame-ancestors 'none'; form-action {form_action}"
+    )
+
+
+def session_cache_key(key: str, prefix: str, version: int) -> str:
+    """The name of a session in Redis (settings.CACHES): under its SHA-256, so that a dump of Redis opens no account."""
+    return f"session:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def _unreadable(request: HttpRequest) -> HttpResponse | None:
+    """An error page if the query or the form cannot be read, else None; what was read is kept with the request."""
+    try:
+        _ = request.GET, request.POST
+    except (BadRequest, SuspiciousOperation, LookupError, MultiPartParserError, UnreadablePostError):
+        return error_page(request, 400, "That did not work", "What your browser sent cannot be read.")
+    return None
