@@ -3,7 +3,7 @@
 from accounts.tokens import Viewer
 from accounts.types import Count
 from feeds import services
-from photos.schemas import media, media_id
+from photos.schemas import media_for, media_id
 from photos.types import MediaId
 
 
@@ -13,5 +13,5 @@ def home_feed(
     # One more than asked for tells whether there is a next page.
     items = services.read(viewer.user_id, max_id and max_id.photo_id, min_id and min_id.photo_id, count + 1)
     page = items[:count]
-    cursor = {"max_id": media_id(page[-1][0])} if len(items) > count else {}
-    return [media(photo, owner) for photo, owner in page], cursor
+    cursor = {"max_id": media_id(page[-1])} if len(items) > count else {}
+    return media_for(viewer.user_id, page), cursor

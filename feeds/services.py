@@ -12,8 +12,9 @@ from accounts.cached import USERS
 from accounts.visibility import Sight, sight_of
 from feeds import home
 from feeds.home import Entry
+from photos.cached import MEDIA
 from photos.models import Status
-from photos.services import MEDIA, is_ready, newest_of
+from photos.services import is_ready, newest_of
 from shardmap import cache
 from shardmap.redis_client import Unavailable
 from shardmap.shards import shard_transaction
@@ -24,8 +25,6 @@ logger = logging.getLogger(__name__)
 CHUNK = 5000  # followers a job: some tens of milliseconds of work, so that a retry repeats little
 REBUILD_TRIES = 3
 LARGER_STEP = 100  # candidates, when a page's worth of them was not enough
-
-Item = tuple[dict, dict]  # a photo and its owner, as values of kinds MEDIA and USERS
 
 
 def fan_out(owner_id: int, photo_id: int) -> None:
@@ -66,9 +65,9 @@ def follow_changed(follower_id: int, followee_id: int) -> None:
             return
 
 
-def read(viewer_id: int, max_id: int | None, min_id: int | None, count: int) -> list[Item]:
-    """The viewer's feed: at most `count` photos, newest first, older than `max_id` and newer than `min_id`."""
-    items: list[Item] = []
+def read(viewer_id: int, max_id: int | None, min_id: int | None, count: int) -> list[dict]:
+    """The viewer's feed: at most `count` photos (kind MEDIA), newest first, between `max_id` and `min_id`."""
+    items: list[dict] = []
     wanted = count
     while True:
         entries, at_end = _candidates(viewer_id, max_id, wanted)
@@ -114,7 +113,7 @@ def _from_redis(viewer_id: int, max_id: int | None, count: int) -> tuple[list[En
     return None
 
 
-def _shown(viewer_id: int, entries: list[Entry]) -> list[Item]:
+def _shown(viewer_id: int, entries: list[Entry]) -> list[dict]:
     """Those of the candidates that may be shown, in one round trip to each Memcached."""
     media, users, *sight = cache.fetch(
         (MEDIA, [photo_id for photo_id, _ in entries]),
@@ -132,7 +131,7 @@ def _shown(viewer_id: int, entries: list[Entry]) -> list[Item]:
         elif owner_id not in in_feed or owner_id not in users or not viewer.sees(users[owner_id]):
             continue
         elif photo["status"] == Status.READY:
-            shown.append((photo, users[owner_id]))
+            shown.append(photo)
     return shown
 
 

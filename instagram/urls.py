@@ -29,6 +29,7 @@ urlpatterns = [
     route("v1/accounts/edit", POST=accounts.edit_profile),
     route("v1/users/self/feed", GET=feeds.home_feed),
     route("v1/users/self/requested-by", GET=("relationships", accounts.requested_by)),
+    route("v1/users/self/media/liked", GET=photos.liked_media),
     route("v1/users/search", GET=accounts.search_users),
     route("v1/users/{user_id}/follows", GET=accounts.follows),
     route("v1/users/{user_id}/followed-by", GET=accounts.followed_by),
@@ -41,6 +42,14 @@ urlpatterns = [
     ),
     route("v1/media/uploads", POST=("publish", photos.create_upload)),
     route("v1/media", POST=("publish", photos.publish)),
+    route(
+        "v1/media/{media_id}/likes",
+        GET=photos.get_likes,
+        POST=("likes", photos.like),
+        DELETE=("likes", photos.unlike),
+    ),
+    route("v1/media/{media_id}/comments", GET=photos.get_comments, POST=("comments", photos.comment)),
+    route("v1/media/{media_id}/comments/{comment_id}", DELETE=("comments", photos.delete_comment)),
     route("v1/media/{media_id}", GET=photos.get_media, DELETE=("publish", photos.delete_media)),
 ]
 handler400 = dispatch.bad_request

@@ -5,11 +5,12 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from accounts.schemas import short_user
 from accounts.services import users
 from accounts.tokens import Viewer
 from accounts.types import Count, Id, Timestamp
-from photos import services, storage
-from photos.schemas import media, media_id
+from photos import comments, likes, schemas, services, storage
+from photos.schemas import media_for, media_id
 from photos.types import MediaId
 from shardmap.ids import MAX_ID, first_id_at
 
@@ -31,11 +32,11 @@ def publish(
     longitude: Longitude | None = None,
 ) -> dict:
     photo = services.publish(viewer.user_id, upload_id, caption, filter, latitude, longitude)
-    return media(photo, users([viewer.user_id])[viewer.user_id])
+    return media_for(viewer.user_id, [photo])[0]
 
 
 def get_media(viewer: Viewer, media_id: MediaId) -> dict:
-    return media(*services.get(viewer.user_id, *media_id))
+    return media_for(viewer.user_id, [services.get(viewer.user_id, *media_id)])[0]
 
 
 def delete_media(viewer: Viewer, media_id: MediaId) -> None:
@@ -54,7 +55,41 @@ def recent_media(
     below = min(max_id.photo_id if max_id else MAX_ID, first_id_at(max_timestamp + 1) if max_timestamp else MAX_ID)
     above = max(min_id.photo_id if min_id else 0, first_id_at(min_timestamp) - 1 if min_timestamp else 0)
     # One more than asked for tells whether there is a next page.
-    photos, owner = services.recent_of(viewer.user_id, user_id, below, above, count + 1)
+    photos = services.recent_of(viewer.user_id, user_id, below, above, count + 1)
     page = photos[:count]
     cursor = {"max_id": media_id(page[-1])} if len(photos) > count else {}
-    return [media(photo, owner) for photo in page], cursor
+    return media_for(viewer.user_id, page), cursor
+
+
+def liked_media(viewer: Viewer, count: Count = 20, max_like_id: Id | None = None) -> tuple[list[dict], dict]:
+    photos, next_id = likes.liked_by(viewer.user_id, max_like_id, count)
+    return media_for(viewer.user_id, photos), {} if next_id is None else {"max_like_id": str(next_id)}
+
+
+def get_likes(viewer: Viewer, media_id: MediaId, count: Count = 20, cursor: Id | None = None) -> tuple[list, dict]:
+    users, next_cursor = likes.likers_of(viewer.user_id, *media_id, cursor, count)
+    return [short_user(user) for user in users], {} if next_cursor is None else {"cursor": str(next_cursor)}
+
+
+def like(viewer: Viewer, media_id: MediaId) -> None:
+    likes.like(viewer.user_id, *media_id)
+
+
+def unlike(viewer: Viewer, media_id: MediaId) -> None:
+    likes.unlike(viewer.user_id, *media_id)
+
+
+def get_comments(viewer: Viewer, media_id: MediaId, count: Count = 20, cursor: Id | None = None) -> tuple[list, dict]:
+    said, users, next_cursor = comments.comments_on(viewer.user_id, media_id, cursor, count)
+    authors = {user_id: short_user(user) for user_id, user in users.items()}
+    shown = [schemas.comment(one, authors) for one in said]
+    return shown, {} if next_cursor is None else {"cursor": str(next_cursor)}
+
+
+def comment(viewer: Viewer, media_id: MediaId, text: str) -> dict:
+    said = comments.comment(viewer.user_id, media_id, text)
+    return schemas.comment(said, {viewer.user_id: short_user(users([viewer.user_id])[viewer.user_id])})
+
+
+def delete_comment(viewer: Viewer, media_id: MediaId, comment_id: Id) -> None:
+    comments.delete_comment(viewer.user_id, media_id, comment_id)

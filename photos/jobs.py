@@ -1,7 +1,8 @@
 """What follows from publishing and deleting photos."""
 
-from photos import services
+from photos import likes, services
 from workers.registry import job
 
 job("photos.process")(services.process)
 job("photos.bury")(services.bury)
+job("photos.mirror_like")(likes.mirror_like)

@@ -27,6 +27,9 @@ class Photo(models.Model):
     filter = models.CharField(max_length=30, default="Normal")
     latitude = models.FloatField(null=True)
     longitude = models.FloatField(null=True)
+    # Exact: each changes in the transaction of the row that is counted.
+    likes = models.BigIntegerField(db_default=0)
+    comments = models.BigIntegerField(db_default=0)
 
     class Meta:
         db_table = sharded_table("photos_photo")
@@ -34,3 +37,43 @@ class Photo(models.Model):
         indexes = [
             models.Index(fields=["owner_id", "id"], condition=models.Q(status=Status.READY), name="photos_of_owner")
         ]
+
+
+class Like(models.Model):
+    """A like, in the photo's shard: the truth."""
+
+    pk = models.CompositePrimaryKey("photo_id", "user_id")
+    photo_id = models.BigIntegerField()
+    user_id = models.BigIntegerField()
+    since = models.BigIntegerField(db_default=NextId())  # when, as an ID: lists are in this order
+
+    class Meta:
+        db_table = sharded_table("photos_like")
+        indexes = [models.Index(fields=["photo_id", "since"], name="like_since")]
+
+
+class Liked(models.Model):
+    """The same like in the shard of the one who likes, brought up to the truth by the job `photos.mirror_like`."""
+
+    pk = models.CompositePrimaryKey("user_id", "photo_id")
+    user_id = models.BigIntegerField()
+    photo_id = models.BigIntegerField()
+    owner_id = models.BigIntegerField()
+    since = models.BigIntegerField(db_default=NextId())
+
+    class Meta:
+        db_table = sharded_table("photos_liked")
+        indexes = [models.Index(fields=["user_id", "since"], name="liked_since")]
+
+
+class Comment(models.Model):
+    """A comment, in the photo's shard."""
+
+    id = models.BigIntegerField(primary_key=True, db_default=NextId())
+    photo_id = models.BigIntegerField()
+    user_id = models.BigIntegerField()
+    text = models.CharField(max_length=300)
+
+    class Meta:
+        db_table = sharded_table("photos_comment")
+        indexes = [models.Index(fields=["photo_id", "id"], name="comments_of_photo")]

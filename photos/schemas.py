@@ -4,10 +4,14 @@ import re
 
 from django.conf import settings
 
+from accounts.cached import USERS
 from accounts.schemas import short_user
+from accounts.visibility import Sight, sight_of
 from photos import storage
+from photos.cached import LIKED, liked_id
 from photos.imaging import RENDITIONS
 from photos.models import Status
+from shardmap import cache
 from shardmap.ids import time_of_id
 
 TAG = re.compile(r"(?<!\w)#(\w+)")
@@ -32,14 +36,29 @@ def tags_in(caption: str) -> list[str]:
     return list(dict.fromkeys(tag.lower() for tag in TAG.findall(caption)))
 
 
-def media(photo: dict, owner: dict) -> dict:
-    """A photo (a value of the cache's kind MEDIA) and its owner (kind USERS) as the API has it.
+def media_for(viewer_id: int, photos: list[dict]) -> list[dict]:
+    """Photos (values of the cache's kind MEDIA, which the viewer may see) as the API has them, in their order.
 
     Beside Instagram's fields, `status` (processing, ready, rejected) and `message` (why it was rejected), which only
-    its owner ever sees other than "ready".
+    its owner ever sees other than "ready". Likers and commenters whom the viewer may not know of are left out.
     """
-    user = short_user(owner)
-    created_time = str(int(time_of_id(photo["id"]).timestamp()))
+    people = {
+        user_id
+        for photo in photos
+        for user_id in (photo["owner_id"], *photo["likers"], *(said["user_id"] for said in photo["latest_comments"]))
+    }
+    users, liked, *sight = cache.fetch(
+        (USERS, people), (LIKED, [liked_id(viewer_id, photo["id"]) for photo in photos]), *sight_of(viewer_id)
+    )
+    viewer = Sight.of(viewer_id, *sight)
+    known = {user_id: short_user(user) for user_id, user in users.items() if viewer.knows(user)}
+    return [
+        _media(photo, known, liked[liked_id(viewer_id, photo["id"])]) for photo in photos if photo["owner_id"] in known
+    ]
+
+
+def _media(photo: dict, users: dict[int, dict], has_liked: bool) -> dict:
+    user = users[photo["owner_id"]]
     return {
         "id": media_id(photo),
         "type": "image",
@@ -47,18 +66,35 @@ def media(photo: dict, owner: dict) -> dict:
         "message": photo["message"],
         "user": user,
         "images": _images(photo) if photo["status"] == Status.READY else {},
-        "caption": _caption(photo, user, created_time),
-        "likes": {"count": 0, "data": []},
-        "comments": {"count": 0, "data": []},
+        "caption": _caption(photo, user),
+        "likes": {"count": photo["likes"], "data": [users[one] for one in photo["likers"] if one in users]},
+        "comments": {
+            "count": photo["comments"],
+            "data": [comment(said, users) for said in photo["latest_comments"] if said["user_id"] in users],
+        },
         "tags": tags_in(photo["caption"]),
         "filter": photo["filter"],
         "location": _location(photo),
         "link": f"{settings.SITE_URL}/p/{shortcode(photo['id'])}/",
-        "created_time": created_time,
-        "user_has_liked": False,
+        "created_time": _created_time(photo["id"]),
+        "user_has_liked": has_liked,
         "users_in_photo": [],
         "attribution": None,
     }
+
+
+def comment(said: dict, users: dict[int, dict]) -> dict:
+    """A comment, {id, user_id, text}, as the API has it; `users` are short users."""
+    return {
+        "id": str(said["id"]),
+        "created_time": _created_time(said["id"]),
+        "text": said["text"],
+        "from": users[said["user_id"]],
+    }
+
+
+def _created_time(some_id: int) -> str:
+    return str(int(time_of_id(some_id).timestamp()))
 
 
 def _images(photo: dict) -> dict:
@@ -68,10 +104,11 @@ def _images(photo: dict) -> dict:
     }
 
 
-def _caption(photo: dict, user: dict, created_time: str) -> dict | None:
+def _caption(photo: dict, user: dict) -> dict | None:
     if not photo["caption"]:
         return None
     # A photo has one caption at most, so the photo's ID serves as the caption's.
+    created_time = _created_time(photo["id"])
     return {"id": str(photo["id"]), "text": photo["caption"], "created_time": created_time, "from": user}
 
 

@@ -19,8 +19,9 @@ from accounts.counts import add_to_counts
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.visibility import Sight, sight_of
 from photos import storage
+from photos.cached import MEDIA
 from photos.imaging import MAX_BYTES, NotAPicture, render
-from photos.models import Photo, Status
+from photos.models import Comment, Like, Photo, Status
 from shardmap import cache, photo_map
 from shardmap.ids import MAX_ID, shard_of_id
 from shardmap.scatter import scatter
@@ -29,23 +30,8 @@ from workers.outbox import enqueue
 
 CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 OWNERS_A_QUERY = 5000
+ROWS_A_DELETE = 1000
 MAX_DECODES = 3
-
-_FIELDS = ("id", "owner_id", "upload_id", "status", "message", "caption", "filter", "latitude", "longitude")
-
-
-def _load_media(photo_ids: list[int]) -> dict[int, dict]:
-    by_shard: dict[int, list[int]] = {}
-    for photo_id in photo_ids:
-        by_shard.setdefault(shard_of_id(photo_id), []).append(photo_id)
-    rows = scatter(
-        f"""SELECT {", ".join(_FIELDS)} FROM "logical"."photos_photo" WHERE id = ANY(%s) AND status <> 'deleted'""",
-        {shard: [ids] for shard, ids in by_shard.items()},
-    )
-    return {row[0]: dict(zip(_FIELDS, row, strict=True)) for row in rows}
-
-
-MEDIA = cache.Kind("media", _load_media)
 
 
 def create_upload(owner_id: int, content_type: str) -> dict:
@@ -76,9 +62,9 @@ def publish(
     size = storage.upload_size(owner_id, upload_id)
     if size is None:
         # A phone that lost our first answer asks again, perhaps after the upload was processed and removed.
-        if (published := _photo_of_upload(owner_id, upload_id)) is None:
+        if (published := _published(owner_id, upload_id)) is None:
             raise InvalidParameters(f"upload_id: you have no upload {upload_id!r}; upload the photo first")
-        return published
+        return _media(published)
     if size > MAX_BYTES:
         raise InvalidParameters(f"upload_id: the photo has {size} bytes; {MAX_BYTES} are the most allowed")
     try:
@@ -94,11 +80,11 @@ def publish(
             enqueue("photos.process", owner_id=owner_id, photo_id=photo.id)
     except IntegrityError:
         # Published already; or at this instant, on another app server.
-        if (published := _photo_of_upload(owner_id, upload_id)) is None:
+        if (published := _published(owner_id, upload_id)) is None:
             raise
-        return published
+        return _media(published)
     photo_map.remember(photo.id, owner_id)
-    return {field: getattr(photo, field) for field in _FIELDS}
+    return _media(photo.id)
 
 
 def process(owner_id: int, photo_id: int) -> None:
@@ -147,7 +133,7 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
 
 def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
     """Takes a photo off the site at once; the job photos.bury removes its bytes. Raises NotFound, NotAllowed."""
-    photo, _ = get(viewer_id, photo_id, owner_id)
+    photo = get(viewer_id, photo_id, owner_id)
     if photo["owner_id"] != viewer_id:
         raise NotAllowed("only its owner may delete a photo")
     with shard_transaction(viewer_id):
@@ -164,15 +150,24 @@ def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
 
 
 def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
-    """Removes what a deleted photo has left: its bytes, and its entry in the map."""
+    """Removes what a deleted photo has left: its bytes, its entry in the map, its likes and comments."""
     storage.delete_upload(owner_id, upload_id)
     storage.delete_renditions(upload_id)
     photo_map.forget(photo_id)
+    for rows in (Like, Comment):
+        _delete_all(rows, owner_id, photo_id)
     cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
 
 
-def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> tuple[dict, dict]:
-    """A photo that the viewer may see, and its owner, as values of kinds MEDIA and USERS.
+def _delete_all(rows: type[Like] | type[Comment], owner_id: int, photo_id: int) -> None:
+    """Some at a time: a statement may take 5 s, and a famous photo has a million."""
+    with on_shard(owner_id):
+        while pks := list(rows.objects.filter(photo_id=photo_id).values_list("pk", flat=True)[:ROWS_A_DELETE]):
+            rows.objects.filter(pk__in=pks).delete()
+
+
+def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> dict:
+    """A photo that the viewer may see, as a value of kind MEDIA.
 
     `owner_id` is what the caller takes for the owner, if anything; else the photo→user map is asked. Raises NotFound
     (also for what only its owner may see yet) and NotAllowed (a block, or a private account).
@@ -188,18 +183,38 @@ def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> tuple[dic
     if photo["status"] != Status.READY and viewer_id != owner_id:
         raise not_found
     Sight.of(viewer_id, *sight).require_seen(users[owner_id])
-    return photo, users[owner_id]
+    return photo
 
 
-def recent_of(viewer_id: int, owner_id: int, below: int, above: int, count: int) -> tuple[list[dict], dict]:
-    """A user's newest photos with IDs between `above` and `below`, and the user. Types and errors as `get`."""
+def seen(viewer_id: int, photos: list[tuple[int, int]]) -> list[dict]:
+    """Those of many photos, (photo, owner), that the viewer may see, in their order, as values of kind MEDIA."""
+    media, users, *sight = cache.fetch(
+        (MEDIA, [photo_id for photo_id, _ in photos]),
+        (USERS, [owner_id for _, owner_id in photos]),
+        *sight_of(viewer_id),
+    )
+    viewer = Sight.of(viewer_id, *sight)
+    return [
+        media[photo_id]
+        for photo_id, owner_id in photos
+        if photo_id in media
+        and media[photo_id]["status"] == Status.READY
+        and owner_id in users
+        and viewer.sees(users[owner_id])
+    ]
+
+
+def recent_of(viewer_id: int, owner_id: int, below: int, above: int, count: int) -> list[dict]:
+    """A user's newest photos with IDs between `above` and `below`, as values of kind MEDIA. Raises as `get`."""
     found, *sight = cache.fetch((USERS, [owner_id]), *sight_of(viewer_id))
     if owner_id not in found:
         raise NotFound(f"there is no user {owner_id}")
     Sight.of(viewer_id, *sight).require_seen(found[owner_id])
     with on_shard(owner_id):
         photos = Photo.objects.filter(owner_id=owner_id, status=Status.READY, id__gt=above, id__lt=below)
-        return list(photos.order_by("-id").values(*_FIELDS)[:count]), found[owner_id]
+        ids = list(photos.order_by("-id").values_list("id", flat=True)[:count])
+    (media,) = cache.fetch((MEDIA, ids))
+    return [media[photo_id] for photo_id in ids if photo_id in media]
 
 
 def is_ready(owner_id: int, photo_id: int) -> bool:
@@ -242,10 +257,15 @@ def owners_in_shard(shard: int, photo_ids: list[int] | None) -> Iterator[tuple[i
         after = rows[-1][0]
 
 
-def _photo_of_upload(owner_id: int, upload_id: str) -> dict | None:
-    """The photo that was published of an upload. Raises InvalidParameters if it was deleted since."""
+def _published(owner_id: int, upload_id: str) -> int | None:
+    """The ID of the photo that was published of an upload. Raises InvalidParameters if it was deleted since."""
     with on_shard(owner_id):
-        photo = Photo.objects.filter(owner_id=owner_id, upload_id=upload_id).values(*_FIELDS).first()
-    if photo is not None and photo["status"] == Status.DELETED:
+        photo = Photo.objects.filter(owner_id=owner_id, upload_id=upload_id).first()
+    if photo is not None and photo.status == Status.DELETED:
         raise InvalidParameters(f"upload_id: the photo of {upload_id!r} was deleted; ask for a new upload")
-    return photo
+    return photo and photo.id
+
+
+def _media(photo_id: int) -> dict:
+    (media,) = cache.fetch((MEDIA, [photo_id]))
+    return media[photo_id]

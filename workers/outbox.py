@@ -96,7 +96,8 @@ def relay(database: str) -> int:
 
 # statement_timestamp() as Django's Now() has it: now() is the transaction's beginning, before the row was written.
 CLAIM = """
-    UPDATE workers_outbox SET attempts = attempts + 1, held_until = statement_timestamp() + %(lease)s, due_at = statement_timestamp() + %(lease)s
+    UPDATE workers_outbox SET attempts = attempts + 1,
+        held_until = statement_timestamp() + %(lease)s, due_at = statement_timestamp() + %(lease)s
     WHERE id = %(id)s AND parked_at IS NULL AND held_until <= statement_timestamp()
     RETURNING *
 """

@@ -35,12 +35,14 @@ VIEWER = "maya"
 FOLLOWS_EACH = 8
 PHOTOS = 60
 PHOTO_SECONDS = 60
+LIKES_EACH, COMMENTS_EACH = 8, 2
 CAPTIONS = [
     "Early light #morning #nofilter", "Could stay here for days #travel", "Found this around the corner #walk #city",
     "Colours! #nature", "Sunday #slow #weekend", "The view was worth the climb #hiking", "After the rain #weather",
     "Trying a new angle #photography", "Home again #home", "One more from last week #throwback",
     "So quiet out here #silence #nature", "Golden hour #sunset #goldenhour",
 ]  # fmt: skip
+COMMENTS = ["Beautiful!", "Where is this?", "Love the light", "Wow", "I want to go there", "So good", "Great shot 📷"]
 FILTERS = ["Normal", "Hefe", "X-Pro II", "Earlybird", "Lo-fi", "Nashville", "Sutro", "Toaster"]
 
 
@@ -90,6 +92,9 @@ def main() -> None:
         if count % 20 == 0:
             print(f"demo: {count} of {len(missing)} photographs", flush=True)
     wait_until_ready(api, people)
+    if missing:
+        for person in people:
+            respond(api, person, chance)
     summary = describe(api, env, next(person for person in people if person["username"] == VIEWER))
     (STACK / "summary.txt").write_text(summary)
     print(summary, end="")
@@ -112,6 +117,15 @@ def publish(api: Api, person: dict, picture: bytes, chance: random.Random) -> No
         filter=chance.choice(FILTERS),
         **(place if chance.random() < 0.5 else {}),
     )
+
+
+def respond(api: Api, person: dict, chance: random.Random) -> None:
+    """Likes and comments on what is in the person's feed."""
+    feed = api.call("GET", "/v1/users/self/feed", person["token"])["data"]
+    for media in chance.sample(feed, min(LIKES_EACH, len(feed))):
+        api.call("POST", f"/v1/media/{media['id']}/likes", person["token"])
+    for media in chance.sample(feed, min(COMMENTS_EACH, len(feed))):
+        api.call("POST", f"/v1/media/{media['id']}/comments", person["token"], text=chance.choice(COMMENTS))
 
 
 def wait_until_ready(api: Api, people: list[dict]) -> None:

@@ -3,6 +3,7 @@ from django.conf import settings
 
 from accounts import graph
 from feeds import home, services
+from photos.schemas import media_id
 from photos.services import newest_of
 from shardmap.redis_client import redis_client
 from tests.support import eventually, photo_id, settled
@@ -74,7 +75,7 @@ def test_pages_go_on_from_the_shards_where_the_feed_was_cut(pair, monkeypatch):
     monkeypatch.setattr(home, "FEED_LENGTH", 3)
 
     def read(max_id, count):
-        return [f"{photo['id']}_{photo['owner_id']}" for photo, _ in services.read(follower.id, max_id, None, count)]
+        return [media_id(photo) for photo in services.read(follower.id, max_id, None, count)]
 
     assert read(None, 2) == published[::-1][:2]
     assert len(entries(follower)) == 3
@@ -116,8 +117,8 @@ def test_a_follow_does_not_hide_what_is_below_a_cut_feed(person, monkeypatch):
     settled(follower, other)
     seen, max_id = [], None
     while page := services.read(follower.id, max_id, None, 2):
-        seen += [f"{photo['id']}_{photo['owner_id']}" for photo, _ in page]
-        max_id = page[-1][0]["id"]
+        seen += [media_id(photo) for photo in page]
+        max_id = page[-1]["id"]
     assert seen == [*published[::-1], oldest]
 
 

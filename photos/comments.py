@@ -1,0 +1,67 @@
+"""Comments, in the photo's shard."""
+
+from django.db.models import F
+
+from accounts.cached import USERS
+from accounts.errors import InvalidParameters, NotAllowed, NotFound
+from accounts.visibility import Sight, sight_of
+from photos.cached import MEDIA
+from photos.models import Comment, Photo, Status
+from photos.services import get
+from shardmap import cache
+from shardmap.shards import on_shard, shard_transaction
+from workers.outbox import enqueue
+
+LONGEST_COMMENT = 300
+
+Ref = tuple[int, int | None]  # photo, and its owner as far as known
+
+
+def comment(user_id: int, ref: Ref, text: str) -> dict:
+    """Adds a comment: {id, user_id, text}. Raises InvalidParameters, and as `services.get`."""
+    text = text.strip()
+    if not 1 <= len(text) <= LONGEST_COMMENT:
+        raise InvalidParameters(f"text: must have 1 to {LONGEST_COMMENT} characters")
+    photo = get(user_id, *ref)
+    with shard_transaction(photo["owner_id"]):
+        if not Photo.objects.filter(id=photo["id"], status=Status.READY).update(comments=F("comments") + 1):
+            raise NotFound(f"there is no media {photo['id']}")
+        added = Comment.objects.create(photo_id=photo["id"], user_id=user_id, text=text)
+        enqueue("accounts.forget", keys=[MEDIA.key(photo["id"])])
+    cache.forget(MEDIA.key(photo["id"]))
+    return {"id": added.id, "user_id": user_id, "text": text}
+
+
+def delete_comment(user_id: int, ref: Ref, comment_id: int) -> None:
+    """Removes a comment; its author and the photo's owner may. Raises NotFound, NotAllowed, and as `services.get`."""
+    photo = get(user_id, *ref)
+    with shard_transaction(photo["owner_id"]):
+        comments = Comment.objects.filter(id=comment_id, photo_id=photo["id"])
+        author = comments.values_list("user_id", flat=True).first()
+        if author is None:
+            raise NotFound(f"there is no comment {comment_id} on media {photo['id']}")
+        if user_id not in (author, photo["owner_id"]):
+            raise NotAllowed("only its author and the owner of the photo may delete a comment")
+        if comments.delete()[0]:
+            Photo.objects.filter(id=photo["id"]).update(comments=F("comments") - 1)
+            enqueue("accounts.forget", keys=[MEDIA.key(photo["id"])])
+    cache.forget(MEDIA.key(photo["id"]))
+
+
+def comments_on(viewer_id: int, ref: Ref, cursor: int | None, count: int) -> tuple[list[dict], dict, int | None]:
+    """The latest comments, oldest of them first; their authors (kind USERS); the cursor of the page before them.
+
+    Those of people whom the viewer may not know of are left out. Raises as `services.get`.
+    """
+    photo = get(viewer_id, *ref)
+    with on_shard(photo["owner_id"]):
+        comments = Comment.objects.filter(photo_id=photo["id"])
+        if cursor is not None:
+            comments = comments.filter(id__lt=cursor)
+        # One more than asked for tells whether there is a next page.
+        rows = list(comments.order_by("-id").values("id", "user_id", "text")[: count + 1])
+    page = rows[:count]
+    users, *sight = cache.fetch((USERS, [row["user_id"] for row in page]), *sight_of(viewer_id))
+    viewer = Sight.of(viewer_id, *sight)
+    shown = [row for row in page[::-1] if row["user_id"] in users and viewer.knows(users[row["user_id"]])]
+    return shown, users, page[-1]["id"] if len(rows) > count else None

@@ -1,0 +1,99 @@
+"""Likes: the row in the photo's shard is the truth, the one in the liker's shard its mirror."""
+
+from django.db.models import F
+
+from accounts.cached import USERS
+from accounts.errors import NotFound
+from accounts.visibility import Sight, sight_of
+from photos.cached import LIKED, MEDIA, liked_id
+from photos.models import Like, Liked, Photo, Status
+from photos.services import get, seen
+from shardmap import cache
+from shardmap.shards import on_shard, shard_transaction
+from workers.outbox import enqueue
+
+
+def like(user_id: int, photo_id: int, owner_id: int | None = None) -> None:
+    """Notes that a user likes a photo; doing it again changes nothing. Raises as `services.get`."""
+    photo = get(user_id, photo_id, owner_id)
+    _set(user_id, photo, liked=True)
+
+
+def unlike(user_id: int, photo_id: int, owner_id: int | None = None) -> None:
+    """Takes a like back; if there is none, nothing changes. Raises as `services.get`."""
+    photo = get(user_id, photo_id, owner_id)
+    _set(user_id, photo, liked=False)
+
+
+def likers_of(
+    viewer_id: int, photo_id: int, owner_id: int | None, cursor: int | None, count: int
+) -> tuple[list[dict], int | None]:
+    """Who likes a photo, latest first: values of kind USERS, and the cursor of the next page. Raises as `get`."""
+    photo = get(viewer_id, photo_id, owner_id)
+    with on_shard(photo["owner_id"]):
+        likes = Like.objects.filter(photo_id=photo_id)
+        if cursor is not None:
+            likes = likes.filter(since__lt=cursor)
+        # One more than asked for tells whether there is a next page.
+        rows = list(likes.order_by("-since").values_list("user_id", "since")[: count + 1])
+    page = rows[:count]
+    users, *sight = cache.fetch((USERS, [user_id for user_id, _ in page]), *sight_of(viewer_id))
+    viewer = Sight.of(viewer_id, *sight)
+    people = [users[user_id] for user_id, _ in page if user_id in users and viewer.knows(users[user_id])]
+    return people, page[-1][1] if len(rows) > count else None
+
+
+def liked_by(user_id: int, max_like_id: int | None, count: int) -> tuple[list[dict], int | None]:
+    """The photos that a user likes, latest like first, as values of kind MEDIA; and the next page's `max_like_id`."""
+    with on_shard(user_id):
+        likes = Liked.objects.filter(user_id=user_id)
+        if max_like_id is not None:
+            likes = likes.filter(since__lt=max_like_id)
+        rows = list(likes.order_by("-since").values_list("photo_id", "owner_id", "since")[: count + 1])
+    page = rows[:count]
+    photos = seen(user_id, [(photo_id, owner_id) for photo_id, owner_id, _ in page])
+    return photos, page[-1][2] if len(rows) > count else None
+
+
+def mirror_like(user_id: int, photo_id: int, owner_id: int) -> None:
+    """The rest of `like` and `unlike`, as a job: whatever of it the request did not get to."""
+    _mirror(user_id, photo_id, owner_id)
+    cache.forget_surely(MEDIA.key(photo_id), LIKED.key(liked_id(user_id, photo_id)))
+
+
+def _set(user_id: int, photo: dict, *, liked: bool) -> None:
+    photo_id, owner_id = photo["id"], photo["owner_id"]
+    with shard_transaction(owner_id):
+        # The photo's row first, and locked: whoever likes, unlikes or deletes it at the same time waits here.
+        row = Photo.objects.select_for_update().filter(id=photo_id, status=Status.READY)
+        if not row.exists():
+            raise NotFound(f"there is no media {photo_id}")
+        if liked:
+            _, changed = Like.objects.get_or_create(photo_id=photo_id, user_id=user_id)
+        else:
+            changed, _ = Like.objects.filter(photo_id=photo_id, user_id=user_id).delete()
+        if changed:
+            row.update(likes=F("likes") + (1 if liked else -1))
+            enqueue("photos.mirror_like", user_id=user_id, photo_id=photo_id, owner_id=owner_id)
+    if changed:
+        _mirror(user_id, photo_id, owner_id)
+    cache.forget(MEDIA.key(photo_id), LIKED.key(liked_id(user_id, photo_id)))
+
+
+def _mirror(user_id: int, photo_id: int, owner_id: int) -> None:
+    liked = _is_liked(user_id, photo_id, owner_id)
+    while True:
+        with on_shard(user_id):
+            if liked:
+                Liked.objects.get_or_create(user_id=user_id, photo_id=photo_id, defaults={"owner_id": owner_id})
+            else:
+                Liked.objects.filter(user_id=user_id, photo_id=photo_id).delete()
+        # Two of these may run at once: the one that read the older state must not have the last word.
+        before, liked = liked, _is_liked(user_id, photo_id, owner_id)
+        if liked == before:
+            return
+
+
+def _is_liked(user_id: int, photo_id: int, owner_id: int) -> bool:
+    with on_shard(owner_id):
+        return Like.objects.filter(photo_id=photo_id, user_id=user_id).exists()
