@@ -14,6 +14,7 @@ from django.http import HttpRequest, QueryDict
 from oauth2_provider.exceptions import OAuthToolkitError
 from oauth2_provider.generators import generate_client_secret
 from oauth2_provider.models import AccessToken, Application, Grant
+from oauth2_provider.oauth2_backends import OAuthLibCore
 from oauth2_provider.oauth2_validators import OAuth2Validator
 from oauth2_provider.views import RevokeTokenView, TokenView
 from oauth2_provider.views.mixins import OAuthLibMixin
@@ -64,10 +65,10 @@ class Validator(OAuth2Validator):
 
     def validate_scopes(self, client_id, scopes, client, request, *args, **kwargs) -> bool:
         """Refuses unknown scopes. "basic" is part of every token, as it was on Instagram."""
-        if not super().validate_scopes(client_id, scopes, client, request, *args, **kwargs):
-            return False
-        request.scopes = [scope for scope in settings.OAUTH2_PROVIDER["SCOPES"] if scope in {"basic", *scopes}]
-        return True
+        # Without the empty ones, of `scope=` and of two blanks.
+        asked = list(filter(None, scopes)) or self.get_default_scopes(client_id, request)
+        request.scopes = [scope for scope in settings.OAUTH2_PROVIDER["SCOPES"] if scope in {"basic", *asked}]
+        return super().validate_scopes(client_id, asked, client, request, *args, **kwargs)
 
     def validate_redirect_uri(self, client_id, redirect_uri, request, *args, **kwargs) -> bool:
         """Equal to a registered one, character for character."""
@@ -117,8 +118,17 @@ class Validator(OAuth2Validator):
         super()._save_bearer_token(token, request, *args, **kwargs)
 
 
+class UrlAlone(OAuthLibCore):
+    """Django's requests as oauthlib wants them, but for the fields of a form."""
+
+    def extract_body(self, request: HttpRequest) -> list:
+        return []
+
+
 class AuthorizationEndpoint(OAuthLibMixin):
     """The protocol behind `/oauth/authorize`. Its parameters are those of the URL, also when the form is sent."""
+
+    oauthlib_backend_class = UrlAlone
 
     def validate(self, request: HttpRequest) -> tuple[list[str], dict]:
         """What is asked for: the scopes, and `credentials` as django-oauth-toolkit has them.

@@ -180,7 +180,7 @@ def delete_client(request: HttpRequest, client_id: str) -> HttpResponse:
 
 def _own_client(request: HttpRequest, client_id: str) -> Application:
     """Raises Http404 as well for another developer's client: nobody learns which exist."""
-    own = Application.objects.filter(user=request.user, client_id=client_id.replace("\0", "")).first()
+    own = Application.objects.filter(user=request.user, client_id=client_id).first()
     if own is None:
         raise Http404
     return own
