@@ -50,7 +50,16 @@ urlpatterns = [
     ),
     route("v1/media/{media_id}/comments", GET=photos.get_comments, POST=("comments", photos.comment)),
     route("v1/media/{media_id}/comments/{comment_id}", DELETE=("comments", photos.delete_comment)),
-    route("v1/media/{media_id}", GET=photos.get_media, DELETE=("publish", photos.delete_media)),
+    route("v1/media/shortcode/{code}", GET=photos.get_media_by_shortcode),
+    route(
+        "v1/media/{media_id}",
+        GET=photos.get_media,
+        POST=("publish", photos.edit_media),
+        DELETE=("publish", photos.delete_media),
+    ),
+    route("v1/tags/search", GET=photos.search_tags),
+    route("v1/tags/{name}/media/recent", GET=photos.tagged_media),
+    route("v1/tags/{name}", GET=photos.get_tag),
 ]
 handler400 = dispatch.bad_request
 handler404 = dispatch.not_found

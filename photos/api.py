@@ -9,11 +9,12 @@ from accounts.schemas import short_user
 from accounts.services import users
 from accounts.tokens import Viewer
 from accounts.types import Count, Id, Timestamp
-from photos import comments, likes, schemas, services, storage
-from photos.schemas import media_for, media_id
+from photos import comments, likes, schemas, services, storage, tags
+from photos.schemas import media_for, media_id, photo_of_shortcode
 from photos.types import MediaId
 from shardmap.ids import MAX_ID, first_id_at
 
+Caption = Annotated[str, StringConstraints(max_length=2200)]
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 
@@ -26,7 +27,7 @@ def create_upload(viewer: Viewer, content_type: str = "image/jpeg") -> dict:
 def publish(
     viewer: Viewer,
     upload_id: str,
-    caption: Annotated[str, StringConstraints(max_length=2200)] = "",
+    caption: Caption = "",
     filter: Annotated[str, StringConstraints(max_length=30)] = "Normal",
     latitude: Latitude | None = None,
     longitude: Longitude | None = None,
@@ -37,6 +38,14 @@ def publish(
 
 def get_media(viewer: Viewer, media_id: MediaId) -> dict:
     return media_for(viewer.user_id, [services.get(viewer.user_id, *media_id)])[0]
+
+
+def get_media_by_shortcode(viewer: Viewer, code: str) -> dict:
+    return media_for(viewer.user_id, [services.get(viewer.user_id, photo_of_shortcode(code))])[0]
+
+
+def edit_media(viewer: Viewer, media_id: MediaId, caption: Caption = "") -> dict:
+    return media_for(viewer.user_id, [services.edit_caption(viewer.user_id, *media_id, caption)])[0]
 
 
 def delete_media(viewer: Viewer, media_id: MediaId) -> None:
@@ -93,3 +102,18 @@ def comment(viewer: Viewer, media_id: MediaId, text: str) -> dict:
 
 def delete_comment(viewer: Viewer, media_id: MediaId, comment_id: Id) -> None:
     comments.delete_comment(viewer.user_id, media_id, comment_id)
+
+
+def get_tag(viewer: Viewer, name: str) -> dict:
+    return schemas.tag(*tags.get_tag(name))
+
+
+def tagged_media(
+    viewer: Viewer, name: str, count: Count = 20, max_tag_id: Id = MAX_ID, min_tag_id: Id = 0
+) -> tuple[list[dict], dict]:
+    photos, next_id = tags.media_of(viewer.user_id, name, max_tag_id, min_tag_id, count)
+    return media_for(viewer.user_id, photos), {} if next_id is None else {"max_tag_id": str(next_id)}
+
+
+def search_tags(viewer: Viewer, q: str, count: Count = 20) -> list[dict]:
+    return [schemas.tag(*found) for found in tags.search(q, count)]

@@ -11,7 +11,7 @@ COMMENTS_SHOWN = 8
 
 FIELDS = (
     *("id", "owner_id", "upload_id", "status", "message"),
-    *("caption", "filter", "latitude", "longitude", "likes", "comments"),
+    *("caption", "filter", "latitude", "longitude", "likes", "comments", "tags"),
 )
 
 # One statement a database, whatever is shown beside each photo.

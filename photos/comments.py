@@ -27,7 +27,7 @@ def comment(user_id: int, ref: Ref, text: str) -> dict:
         if not Photo.objects.filter(id=photo["id"], status=Status.READY).update(comments=F("comments") + 1):
             raise NotFound(f"there is no media {photo['id']}")
         added = Comment.objects.create(photo_id=photo["id"], user_id=user_id, text=text)
-        enqueue("accounts.forget", keys=[MEDIA.key(photo["id"])])
+        _changed(photo, added)
     cache.forget(MEDIA.key(photo["id"]))
     return {"id": added.id, "user_id": user_id, "text": text}
 
@@ -37,15 +37,23 @@ def delete_comment(user_id: int, ref: Ref, comment_id: int) -> None:
     photo = get(user_id, *ref)
     with shard_transaction(photo["owner_id"]):
         comments = Comment.objects.filter(id=comment_id, photo_id=photo["id"])
-        author = comments.values_list("user_id", flat=True).first()
-        if author is None:
+        said = comments.first()
+        if said is None:
             raise NotFound(f"there is no comment {comment_id} on media {photo['id']}")
-        if user_id not in (author, photo["owner_id"]):
+        if user_id not in (said.user_id, photo["owner_id"]):
             raise NotAllowed("only its author and the owner of the photo may delete a comment")
         if comments.delete()[0]:
             Photo.objects.filter(id=photo["id"]).update(comments=F("comments") - 1)
-            enqueue("accounts.forget", keys=[MEDIA.key(photo["id"])])
+            _changed(photo, said)
     cache.forget(MEDIA.key(photo["id"]))
+
+
+def _changed(photo: dict, said: Comment) -> None:
+    """What a comment's coming or going brings about; the owner's own may have tags."""
+    if said.user_id == photo["owner_id"] and "#" in said.text:
+        enqueue("photos.tag", owner_id=photo["owner_id"], photo_id=photo["id"])
+    else:
+        enqueue("accounts.forget", keys=[MEDIA.key(photo["id"])])
 
 
 def comments_on(viewer_id: int, ref: Ref, cursor: int | None, count: int) -> tuple[list[dict], dict, int | None]:

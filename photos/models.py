@@ -1,5 +1,6 @@
 """Photos, in their owner's shard."""
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from shardmap.fields import NextId
@@ -30,6 +31,8 @@ class Photo(models.Model):
     # Exact: each changes in the transaction of the row that is counted.
     likes = models.BigIntegerField(db_default=0)
     comments = models.BigIntegerField(db_default=0)
+    # The tags under which it is listed, as far as the job `photos.tag` has come.
+    tags = ArrayField(models.TextField(), db_default=[])
 
     class Meta:
         db_table = sharded_table("photos_photo")
@@ -77,3 +80,28 @@ class Comment(models.Model):
     class Meta:
         db_table = sharded_table("photos_comment")
         indexes = [models.Index(fields=["photo_id", "id"], name="comments_of_photo")]
+
+
+class Tag(models.Model):
+    """A tag that was ever used, in the shard of its name's hash."""
+
+    name = models.TextField(primary_key=True)
+    media_count = models.BigIntegerField(default=0)  # exact: changes in the transaction of a Tagging
+
+    class Meta:
+        db_table = sharded_table("photos_tag")
+        indexes = [models.Index(fields=["name"], opclasses=["text_pattern_ops"], name="tags_by_prefix")]
+
+
+class Tagging(models.Model):
+    """A photo under a tag, in the tag's shard."""
+
+    pk = models.CompositePrimaryKey("name", "photo_id")
+    name = models.TextField()
+    photo_id = models.BigIntegerField()
+    owner_id = models.BigIntegerField()
+    since = models.BigIntegerField(db_default=NextId())
+
+    class Meta:
+        db_table = sharded_table("photos_tagging")
+        indexes = [models.Index(fields=["name", "since"], name="tagging_since")]

@@ -1,7 +1,5 @@
 """What a photo looks like in the API."""
 
-import re
-
 from django.conf import settings
 
 from accounts.cached import USERS
@@ -11,11 +9,12 @@ from photos import storage
 from photos.cached import LIKED, liked_id
 from photos.imaging import RENDITIONS
 from photos.models import Status
+from photos.tags import tags_in
 from shardmap import cache
 from shardmap.ids import time_of_id
 
-TAG = re.compile(r"(?<!\w)#(\w+)")
 SHORTCODE_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+LONGEST_SHORTCODE = 11  # 63 bits, 6 each
 
 
 def media_id(photo: dict) -> str:
@@ -31,9 +30,17 @@ def shortcode(photo_id: int) -> str:
     return code
 
 
-def tags_in(caption: str) -> list[str]:
-    """The #tags of a caption, in lower case, each once."""
-    return list(dict.fromkeys(tag.lower() for tag in TAG.findall(caption)))
+def photo_of_shortcode(code: str) -> int:
+    """The photo's ID; 0, which no photo has, for what cannot be a shortcode."""
+    photo_id = 0
+    if len(code) > LONGEST_SHORTCODE:
+        return 0
+    for character in code:
+        digit = SHORTCODE_ALPHABET.find(character)
+        if digit < 0:
+            return 0
+        photo_id = photo_id * 64 + digit
+    return photo_id
 
 
 def media_for(viewer_id: int, photos: list[dict]) -> list[dict]:
@@ -72,7 +79,7 @@ def _media(photo: dict, users: dict[int, dict], has_liked: bool) -> dict:
             "count": photo["comments"],
             "data": [comment(said, users) for said in photo["latest_comments"] if said["user_id"] in users],
         },
-        "tags": tags_in(photo["caption"]),
+        "tags": list(dict.fromkeys([*tags_in(photo["caption"]), *photo["tags"]])),
         "filter": photo["filter"],
         "location": _location(photo),
         "link": f"{settings.SITE_URL}/p/{shortcode(photo['id'])}/",
@@ -91,6 +98,10 @@ def comment(said: dict, users: dict[int, dict]) -> dict:
         "text": said["text"],
         "from": users[said["user_id"]],
     }
+
+
+def tag(name: str, media_count: int) -> dict:
+    return {"name": name, "media_count": media_count}
 
 
 def _created_time(some_id: int) -> str:

@@ -128,7 +128,21 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
         if still_processing.update(status=status, message=message) and status == Status.READY:
             add_to_counts(photo.owner_id, media=+1)
             enqueue("feeds.fan_out", owner_id=photo.owner_id, photo_id=photo.id)
+            if "#" in photo.caption:
+                enqueue("photos.tag", owner_id=photo.owner_id, photo_id=photo.id)
     cache.forget(MEDIA.key(photo.id), COUNTS.key(photo.owner_id))
+
+
+def edit_caption(viewer_id: int, photo_id: int, owner_id: int | None, caption: str) -> dict:
+    """Changes a photo's caption; returns its value of kind MEDIA. Raises NotFound, NotAllowed."""
+    if get(viewer_id, photo_id, owner_id)["owner_id"] != viewer_id:
+        raise NotAllowed("only its owner may edit a photo")
+    with shard_transaction(viewer_id):
+        if not Photo.objects.filter(id=photo_id).exclude(status=Status.DELETED).update(caption=caption):
+            raise NotFound(f"there is no media {photo_id}")
+        enqueue("photos.tag", owner_id=viewer_id, photo_id=photo_id)
+    cache.forget(MEDIA.key(photo_id))
+    return _media(photo_id)
 
 
 def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
@@ -146,6 +160,7 @@ def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
             locked.save(update_fields=["status", "message", "caption", "latitude", "longitude"])
             enqueue("photos.bury", owner_id=viewer_id, photo_id=photo_id, upload_id=locked.upload_id)
             enqueue("feeds.remove_photo", owner_id=viewer_id, photo_id=photo_id)
+            enqueue("photos.tag", owner_id=viewer_id, photo_id=photo_id)
     cache.forget(MEDIA.key(photo_id), COUNTS.key(viewer_id))
 
 

@@ -1,0 +1,131 @@
+"""Tags: #words in captions and in the owner's own comments, listed in the shard of each tag's hash."""
+
+import re
+from collections.abc import Iterable
+from zlib import crc32
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+
+from accounts.errors import NotFound
+from photos.cached import MEDIA
+from photos.models import Comment, Photo, Status, Tag, Tagging
+from photos.services import seen
+from shardmap import cache
+from shardmap.scatter import scatter
+from shardmap.shards import database_of, on_logical_shard, on_shard, shard_transaction
+
+# Letters and digits of any script, and underscore, as Instagram had it; not within a word, as in a URL's a#b.
+TAG = re.compile(r"(?<!\w)#(\w+)")
+LONGEST_TAG = 100
+
+
+def tags_in(text: str) -> list[str]:
+    """The tags of a text, case folded, each once, in their order."""
+    return list(dict.fromkeys(name for name in map(normal, TAG.findall(text)) if len(name) <= LONGEST_TAG))
+
+
+def normal(name: str) -> str:
+    """A tag's name as it is stored, whatever its case."""
+    return name.casefold()
+
+
+def retag(owner_id: int, photo_id: int) -> None:
+    """Lists a photo under the tags that it has now, and under no others; a job, in whatever order they come."""
+    while True:
+        wanted = _wanted(owner_id, photo_id)
+        # Noted before it is listed, so that whoever comes after a crash knows what there may be to take back.
+        noted = _note(owner_id, photo_id, add=wanted)
+        for name in wanted:
+            _list(name, photo_id, owner_id)
+        for name in noted - wanted:
+            _unlist(name, photo_id)
+        _note(owner_id, photo_id, remove=noted - wanted)
+        # Two of these may run at once: the one that read the older text must not have the last word.
+        if _wanted(owner_id, photo_id) == wanted:
+            break
+    cache.forget_surely(MEDIA.key(photo_id))
+
+
+def get_tag(name: str) -> tuple[str, int]:
+    """A tag's name and its number of photos. Raises NotFound."""
+    name = normal(name)
+    with _on_shard_of(name):
+        tag = Tag.objects.filter(name=name).first()
+    if tag is None:
+        raise NotFound(f"there is no tag {name!r}")
+    return tag.name, tag.media_count
+
+
+def media_of(viewer_id: int, name: str, below: int, above: int, count: int) -> tuple[list[dict], int | None]:
+    """The photos under a tag that the viewer may see, latest first, as values of kind MEDIA.
+
+    Between the taggings `above` and `below`; also returned is the last tagging of the page, if there are more.
+    """
+    name = normal(name)
+    with _on_shard_of(name):
+        taggings = Tagging.objects.filter(name=name, since__lt=below, since__gt=above)
+        # One more than asked for tells whether there is a next page.
+        rows = list(taggings.order_by("-since").values_list("photo_id", "owner_id", "since")[: count + 1])
+    page = rows[:count]
+    photos = seen(viewer_id, [(photo_id, owner_id) for photo_id, owner_id, _ in page])
+    return photos, page[-1][2] if len(rows) > count else None
+
+
+def search(text: str, count: int) -> list[tuple[str, int]]:
+    """Tags that begin with a text, (name, photos): that very tag first, then by number of photos."""
+    prefix = normal(text.lstrip("#"))
+    if not TAG.fullmatch(f"#{prefix}"):
+        return []
+    pattern = prefix.replace("_", r"\_") + "%"
+    rows = scatter(
+        """
+        SELECT name, media_count FROM "logical"."photos_tag" WHERE name LIKE %s AND media_count > 0
+        ORDER BY media_count DESC LIMIT %s
+        """,
+        {shard: [pattern, count] for shard in range(settings.LOGICAL_SHARDS)},
+        f"ORDER BY 2 DESC LIMIT {int(count)}",
+    )
+    return sorted(rows, key=lambda row: (row[0] != prefix, -row[1], row[0]))[:count]
+
+
+def _wanted(owner_id: int, photo_id: int) -> set[str]:
+    with on_shard(owner_id):
+        photo = Photo.objects.get(id=photo_id)
+        if photo.status != Status.READY:
+            return set()
+        own = Comment.objects.filter(photo_id=photo_id, user_id=owner_id, text__contains="#")
+        texts = [photo.caption, *own.values_list("text", flat=True)]
+    return {name for text in texts for name in tags_in(text)}
+
+
+def _note(owner_id: int, photo_id: int, add: Iterable[str] = (), remove: Iterable[str] = ()) -> set[str]:
+    """Changes the tags on the photo's row; returns what they are now."""
+    with shard_transaction(owner_id):
+        photo = Photo.objects.select_for_update().get(id=photo_id)
+        tags = set(photo.tags).union(add).difference(remove)
+        Photo.objects.filter(id=photo_id).update(tags=sorted(tags))
+    return tags
+
+
+def _list(name: str, photo_id: int, owner_id: int) -> None:
+    with _on_shard_of(name), transaction.atomic(using=database_of(_shard_of(name))):
+        _, created = Tagging.objects.get_or_create(name=name, photo_id=photo_id, defaults={"owner_id": owner_id})
+        if created:
+            Tag.objects.get_or_create(name=name)
+            Tag.objects.filter(name=name).update(media_count=F("media_count") + 1)
+
+
+def _unlist(name: str, photo_id: int) -> None:
+    with _on_shard_of(name), transaction.atomic(using=database_of(_shard_of(name))):
+        if Tagging.objects.filter(name=name, photo_id=photo_id).delete()[0]:
+            Tag.objects.filter(name=name).update(media_count=F("media_count") - 1)
+
+
+def _shard_of(name: str) -> int:
+    return crc32(name.encode()) % settings.LOGICAL_SHARDS
+
+
+def _on_shard_of(name: str):
+    return on_logical_shard(_shard_of(name))
