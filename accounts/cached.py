@@ -6,10 +6,11 @@ from accounts.models import Block, BlockedBy, Counts, Edge, Follow, User
 from shardmap import cache
 from shardmap.shards import on_shard
 
+FIELDS = ("id", "username", "full_name", "bio", "website", "profile_picture", "is_private")
+
 
 def _load_users(user_ids: list[int]) -> dict[int, dict]:
-    fields = ("id", "username", "full_name", "bio", "website", "profile_picture", "is_private")
-    return {user["id"]: user for user in User.objects.filter(id__in=user_ids).values(*fields)}
+    return {user["id"]: user for user in User.objects.filter(id__in=user_ids).values(*FIELDS)}
 
 
 def _each_in_its_shard(load: Callable[[int], object]) -> Callable[[list[int]], dict[int, object]]:
@@ -43,7 +44,8 @@ def _load_blocks(user_id: int) -> dict[str, list[int]]:
     }
 
 
-USERS = cache.Kind("user", _load_users)
-COUNTS = cache.Kind("counts", _each_in_its_shard(_load_counts))
-EDGES = cache.Kind("edges", _each_in_its_shard(_load_edges))  # whom a user follows, or has asked to
-BLOCKS = cache.Kind("blocks", _each_in_its_shard(_load_blocks))  # whom a user blocked, and who blocked the user
+USERS = cache.Kind("user", _load_users, " ".join(FIELDS))
+COUNTS = cache.Kind("counts", _each_in_its_shard(_load_counts), "media follows followed_by")
+# Whom a user follows, or has asked to; whom a user blocked, and who blocked the user.
+EDGES = cache.Kind("edges", _each_in_its_shard(_load_edges), "follows requested")
+BLOCKS = cache.Kind("blocks", _each_in_its_shard(_load_blocks), "blocked blocked_by")

@@ -48,7 +48,7 @@ def _load(checksums: list[str]) -> dict[str, dict]:
     }
 
 
-TOKENS = cache.Kind("token", _load)
+TOKENS = cache.Kind("token", _load, "user_id client_id scopes expires")
 
 
 def viewer_of(token: str) -> Viewer:

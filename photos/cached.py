@@ -60,5 +60,5 @@ def _load_liked(pairs: list[str]) -> dict[str, bool]:
     return liked
 
 
-MEDIA = cache.Kind("media", _load_media)  # a photo's row, its latest likers and comments
-LIKED = cache.Kind("liked", _load_liked)  # whether a user likes a photo
+MEDIA = cache.Kind("media", _load_media, SELECT_MEDIA)  # a photo's row, its latest likers and comments
+LIKED = cache.Kind("liked", _load_liked, "bool")  # whether a user likes a photo

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 SECONDS_TO_LIVE = 24 * 3600  # a bound on any mistake of ours, not the way rows stay fresh
 LEASE_SECONDS = 10  # longer than any read of a row may take
 SECONDS_DOWN = 1  # a server that failed is left alone for so long: its callers wait once, not each
-LEASE = b"?"  # no JSON text begins so
+LEASE = b"?"  # no value begins so
 
 Unavailable = (MemcacheError, OSError)
 _Hangup = (MemcacheUnexpectedCloseError, ConnectionResetError, BrokenPipeError)
@@ -52,14 +52,21 @@ class Kind:
     """One kind of cached thing: how its keys are named, and how those that are missing are read from the truth.
 
     `load` gets the IDs that the cache lacks and returns {id: what `json` can hold}; what does not exist it leaves
-    out, and that is asked for anew each time.
+    out, and that is asked for anew each time. `shape` names the value's fields: what code of another shape has cached,
+    before a deploy or during one, is a miss. (The key stays the same, so that either code's invalidations count.)
     """
 
     prefix: str
     load: Callable[[list], dict[Any, Any]]
+    shape: str
 
     def key(self, item_id: Any) -> str:
         return f"{self.prefix}:{item_id}"
+
+    @property
+    def stamp(self) -> bytes:
+        """What cached values of this shape begin with."""
+        return b"%08x " % crc32(self.shape.encode())
 
 
 def fetch(*wanted: tuple[Kind, Iterable]) -> list[dict[Any, Any]]:
@@ -75,15 +82,18 @@ def fetch(*wanted: tuple[Kind, Iterable]) -> list[dict[Any, Any]]:
 
 def _with_misses_filled(kind: Kind, item_ids: list, cached: dict[str, bytes]) -> dict[Any, Any]:
     raw = {item_id: cached.get(kind.key(item_id)) for item_id in item_ids}
-    found = {item_id: json.loads(text) for item_id, text in raw.items() if _is_value(text)}
+    stamp = kind.stamp
+    found = {
+        item_id: json.loads(text[len(stamp) :]) for item_id, text in raw.items() if text and text.startswith(stamp)
+    }
     missing = [item_id for item_id in item_ids if item_id not in found]
     if not missing:
         return found
     # The leases first, the rows after: a row must not be older than its lease.
-    versions = _lease([kind.key(item_id) for item_id in missing])
+    versions = _lease([kind.key(item_id) for item_id in missing], stamp)
     loaded = kind.load(missing)
     fills = {
-        kind.key(item_id): (json.dumps(value, separators=(",", ":")).encode(), versions[kind.key(item_id)])
+        kind.key(item_id): (stamp + json.dumps(value, separators=(",", ":")).encode(), versions[kind.key(item_id)])
         for item_id, value in loaded.items()
         if kind.key(item_id) in versions
     }
@@ -101,10 +111,6 @@ def forget_surely(*keys: str) -> None:
     _delete(keys, surely=True)
 
 
-def _is_value(raw: bytes | None) -> bool:
-    return raw is not None and not raw.startswith(LEASE)
-
-
 def _get_many(keys: list[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for server, its_keys in _by_server(keys).items():
@@ -112,8 +118,11 @@ def _get_many(keys: list[str]) -> dict[str, bytes]:
     return found
 
 
-def _lease(keys: list[str]) -> dict[str, bytes]:
-    """Takes leases; returns {key: version} of those that are now ours."""
+def _lease(keys: list[str], stamp: bytes) -> dict[str, bytes]:
+    """Takes leases; returns {key: version} of those that are now ours.
+
+    A value of another shape is as good as a lease: it may be replaced, unless something touches the key meanwhile.
+    """
     ours: dict[str, bytes] = {}
     nonce = LEASE + secrets.token_bytes(12).hex().encode()
 
@@ -124,7 +133,11 @@ def _lease(keys: list[str]) -> dict[str, bytes]:
 
     for server, its_keys in _by_server(keys).items():
         answers = _ask(server, lambda client, k=its_keys: take(client, k)) or {}
-        ours |= {key: version for key, (value, version) in answers.items() if value == nonce}
+        ours |= {
+            key: version
+            for key, (value, version) in answers.items()
+            if value == nonce or not value.startswith((LEASE, stamp))
+        }
     return ours
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import socket
 import threading
 from zlib import crc32
@@ -16,7 +17,7 @@ class Rows:
     def __init__(self) -> None:
         self.rows = {}
         self.reads = []
-        self.kind = cache.Kind(f"test_{new_username()}", self.load)
+        self.kind = cache.Kind(f"test_{new_username()}", self.load, "a shape")
 
     def load(self, ids: list) -> dict:
         self.reads.append(list(ids))
@@ -64,7 +65,7 @@ def test_a_fill_that_read_the_old_row_does_not_overwrite_the_invalidation(table)
         table.change(1, "new")  # commits and invalidates while the reader still holds the old row
         return found
 
-    slow = cache.Kind(table.kind.prefix, load_slowly)
+    slow = dataclasses.replace(table.kind, load=load_slowly)
     (stale,) = cache.fetch((slow, [1]))
     assert stale == {1: "old"}  # its read began before the change
     assert table.fetch(1) == {1: "new"}
@@ -79,7 +80,7 @@ def test_a_fill_does_not_overwrite_a_newer_fill(table):
         table.fetch(1)
         return found
 
-    cache.fetch((cache.Kind(table.kind.prefix, load_slowly), [1]))
+    cache.fetch((dataclasses.replace(table.kind, load=load_slowly), [1]))
     reads = len(table.reads)
     assert table.fetch(1) == {1: "new"}
     assert len(table.reads) == reads  # from the cache
@@ -107,6 +108,31 @@ def test_a_lease_is_never_taken_for_a_value(table):
     client.set(key, b"?somebody else's lease", noreply=False)
     assert table.fetch(1) == {1: "row"}
     client.delete(key, noreply=False)
+
+
+def test_what_code_of_another_shape_has_cached_is_a_miss_and_replaced(table):
+    table.rows[1] = {"name": "x"}
+    table.fetch(1)
+    newer = dataclasses.replace(table.kind, load=lambda ids: {1: {"name": "x", "bio": "y"}}, shape="another shape")
+    for _ in range(2):
+        (found,) = cache.fetch((newer, [1]))
+        assert found == {1: {"name": "x", "bio": "y"}}
+    assert table.fetch(1) == {1: {"name": "x"}}
+    assert len(table.reads) == 2
+
+
+def test_a_fill_over_another_shape_does_not_overwrite_an_invalidation(table):
+    table.rows[1] = "old"
+    table.fetch(1)
+
+    def load_slowly(ids):
+        found = {row_id: table.rows[row_id] for row_id in ids}
+        table.change(1, "new")
+        return found
+
+    cache.fetch((dataclasses.replace(table.kind, load=load_slowly, shape="another shape"), [1]))
+    (found,) = cache.fetch((dataclasses.replace(table.kind, shape="another shape"), [1]))
+    assert found == {1: "new"}
 
 
 def test_with_memcached_dead_reads_are_right_and_with_it_back_they_are_cached_again(table, stopped):
