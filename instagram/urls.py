@@ -50,6 +50,7 @@ urlpatterns = [
     ),
     route("v1/media/{media_id}/comments", GET=photos.get_comments, POST=("comments", photos.comment)),
     route("v1/media/{media_id}/comments/{comment_id}", DELETE=("comments", photos.delete_comment)),
+    route("v1/media/search", GET=photos.search_media),
     route("v1/media/shortcode/{code}", GET=photos.get_media_by_shortcode),
     route(
         "v1/media/{media_id}",
@@ -57,6 +58,9 @@ urlpatterns = [
         POST=("publish", photos.edit_media),
         DELETE=("publish", photos.delete_media),
     ),
+    route("v1/locations/search", GET=photos.search_locations),
+    route("v1/locations/{location_id}/media/recent", GET=photos.location_media),
+    route("v1/locations/{location_id}", GET=photos.get_location),
     route("v1/tags/search", GET=photos.search_tags),
     route("v1/tags/{name}/media/recent", GET=photos.tagged_media),
     route("v1/tags/{name}", GET=photos.get_tag),

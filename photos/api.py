@@ -5,17 +5,20 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from accounts.errors import InvalidParameters
 from accounts.schemas import short_user
 from accounts.services import users
 from accounts.tokens import Viewer
-from accounts.types import Count, Id, Timestamp
-from photos import comments, likes, schemas, services, storage, tags
+from accounts.types import Count, Id, Timestamp, Whole
+from photos import comments, likes, places, schemas, services, storage, tags
 from photos.schemas import media_for, media_id, photo_of_shortcode
-from photos.types import MediaId
+from photos.types import MediaId, MediaRef
 from shardmap.ids import MAX_ID, first_id_at
 
 Caption = Annotated[str, StringConstraints(max_length=2200)]
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
+Distance = Annotated[int, Field(ge=1, le=places.FARTHEST), Whole]  # metres
+Foursquare = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{1,32}$")]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 
 
@@ -31,8 +34,21 @@ def publish(
     filter: Annotated[str, StringConstraints(max_length=30)] = "Normal",
     latitude: Latitude | None = None,
     longitude: Longitude | None = None,
+    location_id: Id | None = None,
+    location_name: Annotated[str, StringConstraints(max_length=100)] | None = None,
+    foursquare_v2_id: Foursquare | None = None,
 ) -> dict:
-    photo = services.publish(viewer.user_id, upload_id, caption, filter, latitude, longitude)
+    photo = services.publish(
+        viewer.user_id,
+        upload_id,
+        caption,
+        filter,
+        latitude,
+        longitude,
+        location_id,
+        location_name,
+        foursquare_v2_id,
+    )
     return media_for(viewer.user_id, [photo])[0]
 
 
@@ -61,8 +77,7 @@ def recent_media(
     max_timestamp: Timestamp | None = None,
     min_timestamp: Timestamp | None = None,
 ) -> tuple[list[dict], dict]:
-    below = min(max_id.photo_id if max_id else MAX_ID, first_id_at(max_timestamp + 1) if max_timestamp else MAX_ID)
-    above = max(min_id.photo_id if min_id else 0, first_id_at(min_timestamp) - 1 if min_timestamp else 0)
+    below, above = _bounds(max_timestamp, min_timestamp, max_id, min_id)
     # One more than asked for tells whether there is a next page.
     photos = services.recent_of(viewer.user_id, user_id, below, above, count + 1)
     page = photos[:count]
@@ -117,3 +132,63 @@ def tagged_media(
 
 def search_tags(viewer: Viewer, q: str, count: Count = 20) -> list[dict]:
     return [schemas.tag(*found) for found in tags.search(q, count)]
+
+
+def _bounds(
+    max_timestamp: int | None, min_timestamp: int | None, max_id: MediaRef | None = None, min_id: MediaRef | None = None
+) -> tuple[int, int]:
+    """The IDs between which the wished photos are: (below, above), neither included."""
+    below, above = max_id.photo_id if max_id else MAX_ID, min_id.photo_id if min_id else 0
+    if max_timestamp is not None:
+        below = min(below, first_id_at(max_timestamp + 1))
+    if min_timestamp is not None:
+        above = max(above, first_id_at(min_timestamp) - 1)
+    return below, above
+
+
+def search_media(
+    viewer: Viewer,
+    lat: Latitude,
+    lng: Longitude,
+    distance: Distance = 1000,
+    min_timestamp: Timestamp | None = None,
+    max_timestamp: Timestamp | None = None,
+    count: Count = 20,
+) -> list[dict]:
+    bounds = _bounds(max_timestamp, min_timestamp)
+    return media_for(viewer.user_id, places.media_near(viewer.user_id, lat, lng, distance, *bounds, count))
+
+
+def get_location(viewer: Viewer, location_id: Id) -> dict:
+    return schemas.location(places.get_location(location_id))
+
+
+def search_locations(
+    viewer: Viewer,
+    lat: Latitude | None = None,
+    lng: Longitude | None = None,
+    distance: Distance = 1000,
+    foursquare_v2_id: Foursquare | None = None,
+    count: Count = 20,
+) -> list[dict]:
+    if foursquare_v2_id is not None:
+        found = places.location_of_foursquare(foursquare_v2_id)
+    elif lat is None or lng is None:
+        raise InvalidParameters("lat: give lat and lng, or foursquare_v2_id")
+    else:
+        found = places.locations_near(lat, lng, distance, count)
+    return [schemas.location(place) for place in found]
+
+
+def location_media(
+    viewer: Viewer,
+    location_id: Id,
+    count: Count = 20,
+    max_id: MediaId | None = None,
+    min_id: MediaId | None = None,
+    max_timestamp: Timestamp | None = None,
+    min_timestamp: Timestamp | None = None,
+) -> tuple[list[dict], dict]:
+    below, above = _bounds(max_timestamp, min_timestamp, max_id, min_id)
+    photos, last_id = places.media_at(viewer.user_id, location_id, below, above, count)
+    return media_for(viewer.user_id, photos), {} if last_id is None else {"max_id": str(last_id)}

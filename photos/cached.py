@@ -1,6 +1,6 @@
 """What Memcached holds about photos, and how each kind of it is read from the shards."""
 
-from photos.models import Liked, Status
+from photos.models import Liked, Location, Status
 from shardmap import cache
 from shardmap.ids import shard_of_id
 from shardmap.scatter import scatter
@@ -11,7 +11,7 @@ COMMENTS_SHOWN = 8
 
 FIELDS = (
     *("id", "owner_id", "upload_id", "status", "message"),
-    *("caption", "filter", "latitude", "longitude", "likes", "comments", "tags"),
+    *("caption", "filter", "latitude", "longitude", "location_id", "likes", "comments", "tags"),
 )
 
 # One statement a database, whatever is shown beside each photo.
@@ -42,6 +42,11 @@ def _load_media(photo_ids: list[int]) -> dict[int, dict]:
     return media
 
 
+def _load_locations(location_ids: list[int]) -> dict[int, dict]:
+    locations = Location.objects.filter(id__in=location_ids)
+    return {one["id"]: one for one in locations.values("id", "name", "latitude", "longitude")}
+
+
 def liked_id(user_id: int, photo_id: int) -> str:
     """How LIKED names a pair."""
     return f"{user_id}:{photo_id}"
@@ -62,3 +67,4 @@ def _load_liked(pairs: list[str]) -> dict[str, bool]:
 
 MEDIA = cache.Kind("media", _load_media, SELECT_MEDIA)  # a photo's row, its latest likers and comments
 LIKED = cache.Kind("liked", _load_liked, "bool")  # whether a user likes a photo
+LOCATIONS = cache.Kind("location", _load_locations, "id name latitude longitude")

@@ -7,7 +7,8 @@ from accounts.errors import NotFound
 from accounts.visibility import Sight, sight_of
 from photos.cached import LIKED, MEDIA, liked_id
 from photos.models import Like, Liked, Photo, Status
-from photos.services import get, seen
+from photos.services import get
+from photos.visible import seen
 from shardmap import cache
 from shardmap.shards import on_shard, shard_transaction
 from workers.outbox import enqueue

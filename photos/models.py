@@ -28,6 +28,7 @@ class Photo(models.Model):
     filter = models.CharField(max_length=30, default="Normal")
     latitude = models.FloatField(null=True)
     longitude = models.FloatField(null=True)
+    location_id = models.BigIntegerField(null=True)
     # Exact: each changes in the transaction of the row that is counted.
     likes = models.BigIntegerField(db_default=0)
     comments = models.BigIntegerField(db_default=0)
@@ -105,3 +106,25 @@ class Tagging(models.Model):
     class Meta:
         db_table = sharded_table("photos_tagging")
         indexes = [models.Index(fields=["name", "since"], name="tagging_since")]
+
+
+class Location(models.Model):
+    """A place that has a name, in the directory. Postgres makes its `position` of it (see photos.places)."""
+
+    name = models.CharField(max_length=100)
+    latitude = models.FloatField()
+    longitude = models.FloatField()
+    foursquare_v2_id = models.CharField(max_length=32, null=True, unique=True)  # noqa: DJ001 (unique, but for nulls)
+
+
+class PlacedPhoto(models.Model):
+    """Where a photo was taken, in the directory, so that photos can be found by place across all shards."""
+
+    photo_id = models.BigIntegerField(primary_key=True)
+    owner_id = models.BigIntegerField()
+    location_id = models.BigIntegerField(null=True)
+    latitude = models.FloatField()
+    longitude = models.FloatField()
+
+    class Meta:
+        indexes = [models.Index(fields=["location_id", "photo_id"], name="photos_at_location")]

@@ -6,7 +6,7 @@ from accounts.cached import USERS
 from accounts.schemas import short_user
 from accounts.visibility import Sight, sight_of
 from photos import storage
-from photos.cached import LIKED, liked_id
+from photos.cached import LIKED, LOCATIONS, liked_id
 from photos.imaging import RENDITIONS
 from photos.models import Status
 from photos.tags import tags_in
@@ -54,17 +54,22 @@ def media_for(viewer_id: int, photos: list[dict]) -> list[dict]:
         for photo in photos
         for user_id in (photo["owner_id"], *photo["likers"], *(said["user_id"] for said in photo["latest_comments"]))
     }
-    users, liked, *sight = cache.fetch(
-        (USERS, people), (LIKED, [liked_id(viewer_id, photo["id"]) for photo in photos]), *sight_of(viewer_id)
+    users, liked, locations, *sight = cache.fetch(
+        (USERS, people),
+        (LIKED, [liked_id(viewer_id, photo["id"]) for photo in photos]),
+        (LOCATIONS, {photo["location_id"] for photo in photos} - {None}),
+        *sight_of(viewer_id),
     )
     viewer = Sight.of(viewer_id, *sight)
     known = {user_id: short_user(user) for user_id, user in users.items() if viewer.knows(user)}
     return [
-        _media(photo, known, liked[liked_id(viewer_id, photo["id"])]) for photo in photos if photo["owner_id"] in known
+        _media(photo, known, liked[liked_id(viewer_id, photo["id"])], locations)
+        for photo in photos
+        if photo["owner_id"] in known
     ]
 
 
-def _media(photo: dict, users: dict[int, dict], has_liked: bool) -> dict:
+def _media(photo: dict, users: dict[int, dict], has_liked: bool, locations: dict[int, dict]) -> dict:
     user = users[photo["owner_id"]]
     return {
         "id": media_id(photo),
@@ -81,7 +86,7 @@ def _media(photo: dict, users: dict[int, dict], has_liked: bool) -> dict:
         },
         "tags": list(dict.fromkeys([*tags_in(photo["caption"]), *photo["tags"]])),
         "filter": photo["filter"],
-        "location": _location(photo),
+        "location": _location(photo, locations),
         "link": f"{settings.SITE_URL}/p/{shortcode(photo['id'])}/",
         "created_time": _created_time(photo["id"]),
         "user_has_liked": has_liked,
@@ -123,7 +128,14 @@ def _caption(photo: dict, user: dict) -> dict | None:
     return {"id": str(photo["id"]), "text": photo["caption"], "created_time": created_time, "from": user}
 
 
-def _location(photo: dict) -> dict | None:
+def _location(photo: dict, locations: dict[int, dict]) -> dict | None:
     if photo["latitude"] is None:
         return None
+    if photo["location_id"] in locations:
+        return location(locations[photo["location_id"]])
     return {"latitude": photo["latitude"], "longitude": photo["longitude"]}
+
+
+def location(place: dict) -> dict:
+    """A place (a value of the cache's kind LOCATIONS) as the API has it."""
+    return place | {"id": str(place["id"])}

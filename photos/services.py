@@ -18,7 +18,7 @@ from accounts.cached import COUNTS, USERS
 from accounts.counts import add_to_counts
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.visibility import Sight, sight_of
-from photos import storage
+from photos import places, storage
 from photos.cached import MEDIA
 from photos.imaging import MAX_BYTES, NotAPicture, render
 from photos.models import Comment, Like, Photo, Status
@@ -50,10 +50,14 @@ def publish(
     filter: str = "Normal",
     latitude: float | None = None,
     longitude: float | None = None,
+    location_id: int | None = None,
+    location_name: str | None = None,
+    foursquare_v2_id: str | None = None,
 ) -> dict:
     """Makes a photo of an upload; returns its value of kind MEDIA. Doing it again returns the same photo.
 
-    Raises InvalidParameters when nothing, or too much, was uploaded under this ID by this owner.
+    Raises InvalidParameters when nothing, or too much, was uploaded under this ID by this owner; NotFound when there is
+    no such location.
     """
     if not storage.UPLOAD_ID.fullmatch(upload_id):
         raise InvalidParameters(f"upload_id: {upload_id!r} is not an upload_id")
@@ -67,6 +71,12 @@ def publish(
         return _media(published)
     if size > MAX_BYTES:
         raise InvalidParameters(f"upload_id: the photo has {size} bytes; {MAX_BYTES} are the most allowed")
+    if location_id is not None:
+        there = places.get_location(location_id)
+        if latitude is None:
+            latitude, longitude = there["latitude"], there["longitude"]
+    elif location_name is not None:
+        location_id = places.find_or_make(location_name, latitude, longitude, foursquare_v2_id)
     try:
         with shard_transaction(owner_id):
             photo = Photo.objects.create(
@@ -76,6 +86,7 @@ def publish(
                 filter=filter,
                 latitude=latitude,
                 longitude=longitude,
+                location_id=location_id,
             )
             enqueue("photos.process", owner_id=owner_id, photo_id=photo.id)
     except IntegrityError:
@@ -128,6 +139,8 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
         if still_processing.update(status=status, message=message) and status == Status.READY:
             add_to_counts(photo.owner_id, media=+1)
             enqueue("feeds.fan_out", owner_id=photo.owner_id, photo_id=photo.id)
+            if photo.latitude is not None:
+                enqueue("photos.place", owner_id=photo.owner_id, photo_id=photo.id)
             if "#" in photo.caption:
                 enqueue("photos.tag", owner_id=photo.owner_id, photo_id=photo.id)
     cache.forget(MEDIA.key(photo.id), COUNTS.key(photo.owner_id))
@@ -156,11 +169,12 @@ def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
             add_to_counts(viewer_id, media=-1)
         if locked.status != Status.DELETED:
             locked.status, locked.message, locked.caption = Status.DELETED, "", ""
-            locked.latitude = locked.longitude = None
-            locked.save(update_fields=["status", "message", "caption", "latitude", "longitude"])
+            locked.latitude = locked.longitude = locked.location_id = None
+            locked.save(update_fields=["status", "message", "caption", "latitude", "longitude", "location_id"])
             enqueue("photos.bury", owner_id=viewer_id, photo_id=photo_id, upload_id=locked.upload_id)
             enqueue("feeds.remove_photo", owner_id=viewer_id, photo_id=photo_id)
             enqueue("photos.tag", owner_id=viewer_id, photo_id=photo_id)
+            enqueue("photos.place", owner_id=viewer_id, photo_id=photo_id)
     cache.forget(MEDIA.key(photo_id), COUNTS.key(viewer_id))
 
 
@@ -199,24 +213,6 @@ def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> dict:
         raise not_found
     Sight.of(viewer_id, *sight).require_seen(users[owner_id])
     return photo
-
-
-def seen(viewer_id: int, photos: list[tuple[int, int]]) -> list[dict]:
-    """Those of many photos, (photo, owner), that the viewer may see, in their order, as values of kind MEDIA."""
-    media, users, *sight = cache.fetch(
-        (MEDIA, [photo_id for photo_id, _ in photos]),
-        (USERS, [owner_id for _, owner_id in photos]),
-        *sight_of(viewer_id),
-    )
-    viewer = Sight.of(viewer_id, *sight)
-    return [
-        media[photo_id]
-        for photo_id, owner_id in photos
-        if photo_id in media
-        and media[photo_id]["status"] == Status.READY
-        and owner_id in users
-        and viewer.sees(users[owner_id])
-    ]
 
 
 def recent_of(viewer_id: int, owner_id: int, below: int, above: int, count: int) -> list[dict]:

@@ -11,7 +11,7 @@ from django.db.models import F
 from accounts.errors import NotFound
 from photos.cached import MEDIA
 from photos.models import Comment, Photo, Status, Tag, Tagging
-from photos.services import seen
+from photos.visible import seen
 from shardmap import cache
 from shardmap.scatter import scatter
 from shardmap.shards import database_of, on_logical_shard, on_shard, shard_transaction
