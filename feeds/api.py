@@ -1,8 +1,8 @@
-"""The endpoint of the home feed."""
+"""The endpoints of the home feed and of the popular page."""
 
 from accounts.tokens import Viewer
 from accounts.types import Count
-from feeds import services
+from feeds import popular, services
 from photos.schemas import media_for, media_id
 from photos.types import MediaId
 
@@ -15,3 +15,7 @@ def home_feed(
     page = items[:count]
     cursor = {"max_id": media_id(page[-1])} if len(items) > count else {}
     return media_for(viewer.user_id, page), cursor
+
+
+def popular_media(viewer: Viewer, count: Count = 20) -> list[dict]:
+    return media_for(viewer.user_id, popular.popular(viewer.user_id, count))

@@ -50,6 +50,7 @@ urlpatterns = [
     ),
     route("v1/media/{media_id}/comments", GET=photos.get_comments, POST=("comments", photos.comment)),
     route("v1/media/{media_id}/comments/{comment_id}", DELETE=("comments", photos.delete_comment)),
+    route("v1/media/popular", GET=feeds.popular_media),
     route("v1/media/search", GET=photos.search_media),
     route("v1/media/shortcode/{code}", GET=photos.get_media_by_shortcode),
     route(

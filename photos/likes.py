@@ -44,6 +44,13 @@ def likers_of(
     return people, page[-1][1] if len(rows) > count else None
 
 
+def likes_of(owner_id: int, photo_id: int) -> int:
+    """How many like a photo, from the shard; 0 if it is not there to be liked."""
+    with on_shard(owner_id):
+        photo = Photo.objects.filter(id=photo_id, status=Status.READY).first()
+    return photo.likes if photo else 0
+
+
 def liked_by(user_id: int, max_like_id: int | None, count: int) -> tuple[list[dict], int | None]:
     """The photos that a user likes, latest like first, as values of kind MEDIA; and the next page's `max_like_id`."""
     with on_shard(user_id):
@@ -76,6 +83,7 @@ def _set(user_id: int, photo: dict, *, liked: bool) -> None:
         if changed:
             row.update(likes=F("likes") + (1 if liked else -1))
             enqueue("photos.mirror_like", user_id=user_id, photo_id=photo_id, owner_id=owner_id)
+            enqueue("feeds.liked", owner_id=owner_id, photo_id=photo_id)
     if changed:
         _mirror(user_id, photo_id, owner_id)
     cache.forget(MEDIA.key(photo_id), LIKED.key(liked_id(user_id, photo_id)))
