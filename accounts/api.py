@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from accounts import graph, services
-from accounts.errors import InvalidParameters
+from accounts.errors import InvalidClient, InvalidParameters
 from accounts.schemas import full_user, short_user
-from accounts.tokens import Viewer
+from accounts.tokens import PHONE, Viewer
 from accounts.types import Count, Id
 
 FullName = Annotated[str, StringConstraints(max_length=64)]
@@ -39,6 +39,12 @@ def edit_profile(
     if not changes:
         raise InvalidParameters(f"give at least one of {', '.join(given)}")
     return short_user(services.edit(viewer.user_id, **changes), bio=True)
+
+
+def change_password(viewer: Viewer, old_password: str, new_password: str) -> dict:
+    if viewer.client_id != PHONE:
+        raise InvalidClient(f"client_id: {viewer.client_id!r} may not change passwords")
+    return {"access_token": services.change_password(viewer.user_id, old_password, new_password)}
 
 
 def follows(viewer: Viewer, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[dict], dict]:

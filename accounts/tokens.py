@@ -76,6 +76,11 @@ def issue(user: User, client_id: str) -> str:
     return token.token
 
 
+def revoke_all(user_id: int) -> None:
+    """Ends all sessions of a user. To be called in a transaction of the directory."""
+    AccessToken.objects.filter(user_id=user_id).delete()
+
+
 def forget_when_deleted() -> None:
     """A revoked token stops working at once, whatever deletes or changes it."""
     post_delete.connect(_token_changed, sender=AccessToken, dispatch_uid="accounts.tokens")

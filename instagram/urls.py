@@ -27,6 +27,7 @@ urlpatterns = [
     raw("oauth/revoke_token", "POST", oauth.revoke),
     route("v1/accounts", POST=accounts.sign_up),
     route("v1/accounts/edit", POST=accounts.edit_profile),
+    route("v1/accounts/password", POST=accounts.change_password),
     route("v1/users/self/feed", GET=feeds.home_feed),
     route("v1/users/self/requested-by", GET=("relationships", accounts.requested_by)),
     route("v1/users/self/media/liked", GET=photos.liked_media),

@@ -6,6 +6,7 @@ from django.conf import settings
 from oauth2_provider.models import AccessToken
 
 from accounts import tokens
+from accounts.errors import InvalidToken
 from shardmap import cache
 from tests.support import PASSWORD, Person, Refused, new_username
 
@@ -119,6 +120,37 @@ def test_xauth_refuses(person, change):
     assert "access_token" not in response.json()
     assert response.json()["meta"]["error_message"]
     assert response.json()["error_message"] == response.json()["meta"]["error_message"]
+
+
+def test_a_changed_password_ends_every_session_and_begins_a_new_one(person):
+    one = person()
+    other_phone = xauth(username=one.username).json()["access_token"]
+    new = one.post("accounts/password", old_password=PASSWORD, new_password="another fine phrase")
+    with pytest.raises(Refused) as refused:
+        one.get("users/self")
+    assert refused.value.meta["error_type"] == "OAuthAccessTokenException"
+    with pytest.raises(InvalidToken):
+        tokens.viewer_of(other_phone)
+    assert tokens.viewer_of(new["access_token"]).user_id == one.id
+    assert xauth(username=one.username).status_code == 400
+    assert xauth(username=one.username, password="another fine phrase").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"old_password": "wrong"}, "old_password"),
+        ({"old_password": "x" * 200}, "old_password"),
+        ({"new_password": "short"}, "new_password"),
+        ({"new_password": "x" * 129}, "new_password"),
+    ],
+)
+def test_a_bad_change_of_password_changes_nothing(person, change, named):
+    one = person()
+    with pytest.raises(Refused) as refused:
+        one.post("accounts/password", **({"old_password": PASSWORD, "new_password": "another fine phrase"} | change))
+    assert named in refused.value.meta["error_message"]
+    assert xauth(username=one.username).status_code == 200
 
 
 def test_a_revoked_token_stops_working_at_once(person):
