@@ -130,7 +130,8 @@ LOGIN_URL = "/accounts/login/"
 
 # Accounts.
 AUTH_USER_MODEL = "accounts.User"
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.ScryptPasswordHasher"]  # memory-hard, in the standard library
+# Memory-hard, in the standard library; 0.27 s of a core each (measured). The test stack signs up thousands of users.
+PASSWORD_HASHERS = [env.get("PASSWORD_HASHER", "django.contrib.auth.hashers.ScryptPasswordHasher")]
 AUTH_PASSWORD_VALIDATORS = [
     {
         "NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator",

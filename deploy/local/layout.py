@@ -45,6 +45,10 @@ SECRETS = ("secret_key", "postgres_password", "instagram_password", "redis_passw
            "s3_access_key", "s3_secret_key")  # fmt: skip
 
 
+# Where a stack differs from the others. The tests sign up thousands of users, whose passwords guard nothing.
+ONLY_IN = {"test": {"PASSWORD_HASHER": "django.contrib.auth.hashers.MD5PasswordHasher"}}
+
+
 class Failed(Exception):
     """Something that the person at the keyboard has to read; it is printed without a traceback."""
 
@@ -107,6 +111,7 @@ class Stack:
             "S3_UPLOADS_BUCKET": "uploads",
             "S3_PHOTOS_BUCKET": "photos",
             "GUNICORN_BIND": self.address("gunicorn"),
+            **ONLY_IN.get(self.name, {}),
         }
 
     def migration_environment(self) -> dict[str, str]:
