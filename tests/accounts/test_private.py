@@ -1,7 +1,9 @@
+import random
+
 import pytest
 import requests
 
-from tests.support import Refused, settled
+from tests.support import Refused, new_username, settled
 
 
 def make_private(one, private: bool = True) -> None:
@@ -101,8 +103,13 @@ OF_A_PUBLIC_ACCOUNT = {
     "users/{owner}/follows": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
     "users/{owner}/followed-by": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
     "media/{media}": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
+    "media/shortcode/{code}": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
+    "media/{media}/likes": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
+    "media/{media}/comments": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
 }
-PUBLISHED = ("users/{owner}/media/recent", "users/{owner}/follows", "users/{owner}/followed-by", "media/{media}")
+PUBLISHED = [path for path in OF_A_PUBLIC_ACCOUNT if path not in ("users/{owner}", "users/{owner}/relationship")]
+# Lists of photos of all people: is the owner's among them?
+LISTS = ["tags/{tag}/media/recent", "media/search?lat={lat}&lng={lng}", "locations/{location}/media/recent"]
 OF_A_PRIVATE_ACCOUNT = OF_A_PUBLIC_ACCOUNT | dict.fromkeys(PUBLISHED, (SEEN, SEEN, *[REFUSED] * 4))
 VIEWERS = ("owner", "follower", "requester", "stranger", "blocked", "blocker")
 
@@ -116,7 +123,14 @@ def world(request):
     owner = people["owner"]
     people["follower"].follow(owner)
     settled(owner, people["follower"])
-    media = owner.take()
+    media = owner.take(
+        caption=f"#{new_username()}",
+        latitude=f"{random.uniform(-80, 80):.6f}",
+        longitude=f"{random.uniform(-179, 179):.6f}",
+        location_name=new_username(),
+    )
+    people["follower"].post(f"media/{media['id']}/likes")
+    people["follower"].post(f"media/{media['id']}/comments", text="nice")
     if request.param:
         make_private(owner)
         people["requester"].follow(owner)
@@ -130,8 +144,28 @@ def world(request):
 @pytest.mark.parametrize("kind", VIEWERS)
 def test_who_sees_what(world, path, kind):
     people, media, expected = world
-    response = people[kind].call("GET", path.format(owner=people["owner"].id, media=media["id"]))
+    code = media["link"].rstrip("/").rpartition("/")[2]
+    response = people[kind].call("GET", path.format(owner=people["owner"].id, media=media["id"], code=code))
     wanted = expected[path][VIEWERS.index(kind)]
+    assert (SEEN if response.status_code == SEEN else response.json()["meta"]["error_type"]) == wanted
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize("kind", VIEWERS)
+def test_who_finds_what(world, path, kind):
+    people, media, expected = world
+    place = media["location"]
+    path = path.format(tag=media["tags"][0], lat=place["latitude"], lng=place["longitude"], location=place["id"])
+    found = [one["id"] for one in people[kind].get(path)] == [media["id"]]
+    assert found == (expected["media/{media}"][VIEWERS.index(kind)] == SEEN)
+
+
+@pytest.mark.parametrize("action", ["likes", "comments"])
+@pytest.mark.parametrize("kind", VIEWERS)
+def test_who_may_respond(world, action, kind):
+    people, media, expected = world
+    response = people[kind].call("POST", f"media/{media['id']}/{action}", form={"text": "hello"})
+    wanted = expected["media/{media}"][VIEWERS.index(kind)]
     assert (SEEN if response.status_code == SEEN else response.json()["meta"]["error_type"]) == wanted
 
 
