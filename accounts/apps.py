@@ -7,4 +7,4 @@ class AccountsConfig(AppConfig):
     def ready(self) -> None:
         from accounts import tokens
 
-        tokens.forget_when_deleted()
+        tokens.forget_when_changed()

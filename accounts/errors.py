@@ -47,3 +47,17 @@ class InvalidToken(ServiceError):
 class ScopeMissing(ServiceError):
     error_type = "OAuthPermissionsException"
     code = 403
+
+
+class SignatureWrong(ServiceError):
+    """The request's signature does not fit, or is missing where the client asked for it."""
+
+    error_type = "OAuthForbiddenException"
+    code = 403
+
+
+class RateLimited(ServiceError):
+    """Too many requests in an hour."""
+
+    error_type = "OAuthRateLimitException"
+    code = 429

@@ -32,6 +32,14 @@ class User(AbstractBaseUser):
     objects = UserManager()
 
 
+class SigningClient(models.Model):
+    """A client whose developer wants each of its requests signed, so that a stolen token alone is of no use."""
+
+    client = models.OneToOneField(
+        "oauth2_provider.Application", models.CASCADE, primary_key=True, related_name="signing"
+    )
+
+
 class Counts(models.Model):
     """A user's numbers, in the user's shard. Changed only in the transaction of the row that is counted."""
 

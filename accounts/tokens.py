@@ -1,11 +1,13 @@
-"""Access tokens: who is asking? One read from Memcached.
+"""Access tokens and clients: who is asking? One read from Memcached.
 
 The tokens themselves are django-oauth-toolkit's, in the directory. Memcached holds what a request needs of them under
-the token's SHA-256, so that a dump of the cache opens no account.
+the token's SHA-256, so that a dump of the cache opens no account. Beside them it holds the clients, with the secrets by
+which signatures are checked: neither opens an account without a token.
 """
 
 import datetime
 import hashlib
+import re
 import time
 from dataclasses import dataclass
 
@@ -16,24 +18,41 @@ from oauth2_provider.generators import generate_client_id
 from oauth2_provider.models import AccessToken, Application
 
 from accounts.errors import InvalidClient, InvalidToken
-from accounts.models import User
+from accounts.models import SigningClient, User
 from shardmap import cache
 from workers.outbox import enqueue
 
 PHONE = "phone"  # the first-party client: public, with all scopes, alone in having sign-up and the password grant
 LONGEST_TOKEN = 255
+CLIENT_ID = re.compile(r"[!-~]{1,100}")
 
 
 @dataclass(frozen=True)
-class Viewer:
-    """Who asks, through which client, and what that client may do."""
+class Caller:
+    """Who asks, through which client, and what that client may do. `user_id` is None for a client without a token."""
 
-    user_id: int
-    client_id: str
+    user_id: int | None
+    client_id: str | None
     scopes: frozenset[str]
 
 
-def _load(checksums: list[str]) -> dict[str, dict]:
+@dataclass(frozen=True)
+class Viewer(Caller):
+    """A user who asks."""
+
+    user_id: int
+
+
+@dataclass(frozen=True)
+class Client:
+    """An app: the secret by which it signs, and whether each of its requests has to be signed."""
+
+    client_id: str
+    secret: str
+    must_sign: bool
+
+
+def _load_tokens(checksums: list[str]) -> dict[str, dict]:
     tokens = AccessToken.objects.filter(token_checksum__in=checksums).exclude(user=None)
     return {
         checksum: {
@@ -48,7 +67,16 @@ def _load(checksums: list[str]) -> dict[str, dict]:
     }
 
 
-TOKENS = cache.Kind("token", _load, "user_id client_id scopes expires")
+def _load_clients(client_ids: list[str]) -> dict[str, dict]:
+    clients = Application.objects.filter(client_id__in=client_ids)
+    return {
+        client_id: {"secret": secret, "must_sign": signing is not None}
+        for client_id, secret, signing in clients.values_list("client_id", "client_secret", "signing")
+    }
+
+
+TOKENS = cache.Kind("token", _load_tokens, "user_id client_id scopes expires")
+CLIENTS = cache.Kind("client", _load_clients, "secret must_sign")
 
 
 def viewer_of(token: str) -> Viewer:
@@ -61,6 +89,15 @@ def viewer_of(token: str) -> Viewer:
     if found is None or found["expires"] <= time.time():
         raise InvalidToken("The access_token provided is invalid.")
     return Viewer(found["user_id"], found["client_id"], frozenset(found["scopes"]))
+
+
+def client_of(client_id: str) -> Client:
+    """The client of that ID. Raises InvalidClient."""
+    if CLIENT_ID.fullmatch(client_id):
+        (clients,) = cache.fetch((CLIENTS, [client_id]))
+        if client_id in clients:
+            return Client(client_id, **clients[client_id])
+    raise InvalidClient("client_id: there is no such client")
 
 
 def issue(user: User, client_id: str) -> str:
@@ -81,16 +118,29 @@ def revoke_all(user_id: int) -> None:
     AccessToken.objects.filter(user_id=user_id).delete()
 
 
-def forget_when_deleted() -> None:
-    """A revoked token stops working at once, whatever deletes or changes it."""
-    post_delete.connect(_token_changed, sender=AccessToken, dispatch_uid="accounts.tokens")
-    post_save.connect(_token_changed, sender=AccessToken, dispatch_uid="accounts.tokens")
+def forget_when_changed() -> None:
+    """A revoked token stops working at once, and so does a client's old secret, whatever deletes or changes it."""
+    for signal in (post_delete, post_save):
+        signal.connect(_token_changed, sender=AccessToken, dispatch_uid="accounts.tokens")
+        signal.connect(_client_changed, sender=Application, dispatch_uid="accounts.tokens")
+        signal.connect(_signing_changed, sender=SigningClient, dispatch_uid="accounts.tokens")
 
 
 def _token_changed(sender, instance: AccessToken, created: bool = False, **kwargs) -> None:
-    if created:
-        return
-    key = TOKENS.key(_checksum(instance.token))
+    if not created:
+        _forget(TOKENS.key(_checksum(instance.token)))
+
+
+def _client_changed(sender, instance: Application, created: bool = False, **kwargs) -> None:
+    if not created:
+        _forget(CLIENTS.key(instance.client_id))
+
+
+def _signing_changed(sender, instance: SigningClient, **kwargs) -> None:
+    _forget(CLIENTS.key(instance.client.client_id))
+
+
+def _forget(key: str) -> None:
     # Deleting sends its signal inside of a transaction, saving after it.
     with transaction.atomic():
         transaction.on_commit(lambda: cache.forget(key))
