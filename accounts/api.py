@@ -7,18 +7,18 @@ from pydantic import Field, StringConstraints
 from accounts import graph, services
 from accounts.errors import InvalidClient, InvalidParameters
 from accounts.schemas import full_user, short_user
-from accounts.tokens import PHONE, Viewer
+from accounts.tokens import PHONE, Caller, Viewer
 from accounts.types import Count, Id
 
 FullName = Annotated[str, StringConstraints(max_length=64)]
 Website = Annotated[str, Field(max_length=200, pattern=r"^(https?://[^\s<>\"']+)?$")]
 
 
-def get_user(viewer: Viewer, user_id: Id) -> dict:
+def get_user(viewer: Caller, user_id: Id) -> dict:
     return full_user(*services.profile(viewer.user_id, user_id))
 
 
-def search_users(viewer: Viewer, q: str, count: Count = 20) -> list[dict]:
+def search_users(viewer: Caller, q: str, count: Count = 20) -> list[dict]:
     return [short_user(user, bio=True) for user in services.search(viewer.user_id, q, count)]
 
 
@@ -47,11 +47,11 @@ def change_password(viewer: Viewer, old_password: str, new_password: str) -> dic
     return {"access_token": services.change_password(viewer.user_id, old_password, new_password)}
 
 
-def follows(viewer: Viewer, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[dict], dict]:
+def follows(viewer: Caller, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[dict], dict]:
     return _people(*graph.follows_of(viewer.user_id, user_id, cursor, count))
 
 
-def followed_by(viewer: Viewer, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[dict], dict]:
+def followed_by(viewer: Caller, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[dict], dict]:
     return _people(*graph.followers_of(viewer.user_id, user_id, cursor, count))
 
 

@@ -166,7 +166,7 @@ def _status_of(user_id: int, edges: dict[str, list[int]], follows: str, requeste
     return requested if user_id in edges["requested"] else "none"
 
 
-def follows_of(viewer_id: int, user_id: int, cursor: int | None, count: int) -> Page:
+def follows_of(viewer_id: int | None, user_id: int, cursor: int | None, count: int) -> Page:
     """Whom a user follows, latest first. Raises NotFound, NotAllowed."""
     _require_seen(viewer_id, user_id)
     with on_shard(user_id):
@@ -174,7 +174,7 @@ def follows_of(viewer_id: int, user_id: int, cursor: int | None, count: int) -> 
         return _people(viewer_id, edges, "followee_id", cursor, count)
 
 
-def followers_of(viewer_id: int, user_id: int, cursor: int | None, count: int) -> Page:
+def followers_of(viewer_id: int | None, user_id: int, cursor: int | None, count: int) -> Page:
     """Who follows a user, latest first. Raises NotFound, NotAllowed."""
     _require_seen(viewer_id, user_id)
     with on_shard(user_id):
@@ -188,7 +188,7 @@ def requests_to(user_id: int, cursor: int | None, count: int) -> Page:
         return _people(user_id, edges, "follower_id", cursor, count)
 
 
-def _people(viewer_id: int, edges: QuerySet, column: str, cursor: int | None, count: int) -> Page:
+def _people(viewer_id: int | None, edges: QuerySet, column: str, cursor: int | None, count: int) -> Page:
     """A page of the users at the other end of edges, without those whom the viewer may not know of."""
     if cursor is not None:
         edges = edges.filter(since__lt=cursor)
@@ -272,6 +272,6 @@ def _existing(users: dict[int, dict], user_id: int) -> dict:
     return users[user_id]
 
 
-def _require_seen(viewer_id: int, user_id: int) -> None:
+def _require_seen(viewer_id: int | None, user_id: int) -> None:
     users, *sight = cache.fetch((USERS, [user_id]), *sight_of(viewer_id))
     Sight.of(viewer_id, *sight).require_seen(_existing(users, user_id))

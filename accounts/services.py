@@ -54,7 +54,7 @@ def users(user_ids: Iterable[int]) -> dict[int, dict]:
     return found
 
 
-def profile(viewer_id: int, user_id: int) -> tuple[dict, dict]:
+def profile(viewer_id: int | None, user_id: int) -> tuple[dict, dict]:
     """A user and the user's counts, as values of kinds USERS and COUNTS. Raises NotFound, NotAllowed."""
     found, counts, *sight = cache.fetch((USERS, [user_id]), (COUNTS, [user_id]), *sight_of(viewer_id))
     if user_id not in found:
@@ -63,7 +63,7 @@ def profile(viewer_id: int, user_id: int) -> tuple[dict, dict]:
     return found[user_id], counts[user_id]
 
 
-def search(viewer_id: int, text: str, count: int) -> list[dict]:
+def search(viewer_id: int | None, text: str, count: int) -> list[dict]:
     """Users whose names begin with a text, as values of kind USERS; those with exactly that name first."""
     prefix = text.lower().lstrip("@")
     if not USERNAME.fullmatch(prefix):

@@ -14,22 +14,28 @@ from accounts.errors import NotAllowed
 REFUSAL = "you cannot view this resource"
 
 
-def sight_of(viewer_id: int) -> tuple[tuple[Any, Iterable[int]], ...]:
-    """What `cache.fetch` has to bring along so that `Sight` can be made: `users, *sight = fetch(…, *sight_of(…))`."""
-    return (EDGES, [viewer_id]), (BLOCKS, [viewer_id])
+def sight_of(viewer_id: int | None) -> tuple[tuple[Any, Iterable[int]], ...]:
+    """What `cache.fetch` has to bring along so that `Sight` can be made: `users, *sight = fetch(…, *sight_of(…))`.
+
+    `viewer_id` is None for a client that asks for nobody.
+    """
+    ids = [] if viewer_id is None else [viewer_id]
+    return (EDGES, ids), (BLOCKS, ids)
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What one viewer may see."""
+    """What one viewer may see; nobody (`viewer_id` None) sees what is public."""
 
-    viewer_id: int
+    viewer_id: int | None
     followees: frozenset[int]
     hidden: frozenset[int]
 
     @classmethod
-    def of(cls, viewer_id: int, edges: dict[int, dict], blocks: dict[int, dict]) -> "Sight":
+    def of(cls, viewer_id: int | None, edges: dict[int, dict], blocks: dict[int, dict]) -> "Sight":
         """From the last two answers of a `fetch` with `sight_of`."""
+        if viewer_id is None:
+            return cls(None, frozenset(), frozenset())
         between = blocks[viewer_id]
         hidden = frozenset(between["blocked"]) | frozenset(between["blocked_by"])
         return cls(viewer_id, frozenset(edges[viewer_id]["follows"]), hidden)

@@ -1,6 +1,6 @@
 """The endpoints of the home feed and of the popular page."""
 
-from accounts.tokens import Viewer
+from accounts.tokens import Caller, Viewer
 from accounts.types import Count
 from feeds import popular, services
 from photos.schemas import media_for, media_id
@@ -17,5 +17,5 @@ def home_feed(
     return media_for(viewer.user_id, page), cursor
 
 
-def popular_media(viewer: Viewer, count: Count = 20) -> list[dict]:
+def popular_media(viewer: Caller, count: Count = 20) -> list[dict]:
     return media_for(viewer.user_id, popular.popular(viewer.user_id, count))

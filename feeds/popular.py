@@ -39,7 +39,7 @@ def liked(owner_id: int, photo_id: int) -> None:
         pipeline.execute()
 
 
-def popular(viewer_id: int, count: int) -> list[dict]:
+def popular(viewer_id: int | None, count: int) -> list[dict]:
     """What is popular now and the viewer may see, as values of kind MEDIA; nothing while Redis is away."""
     try:
         # Some may be deleted, or hidden from this viewer; twice as many leave enough, or nearly.

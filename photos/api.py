@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 from accounts.errors import InvalidParameters
 from accounts.schemas import short_user
 from accounts.services import users
-from accounts.tokens import Viewer
+from accounts.tokens import Caller, Viewer
 from accounts.types import Count, Id, Timestamp, Whole
 from photos import comments, likes, places, schemas, services, storage, tags
 from photos.schemas import media_for, media_id, photo_of_shortcode
@@ -52,11 +52,11 @@ def publish(
     return media_for(viewer.user_id, [photo])[0]
 
 
-def get_media(viewer: Viewer, media_id: MediaId) -> dict:
+def get_media(viewer: Caller, media_id: MediaId) -> dict:
     return media_for(viewer.user_id, [services.get(viewer.user_id, *media_id)])[0]
 
 
-def get_media_by_shortcode(viewer: Viewer, code: str) -> dict:
+def get_media_by_shortcode(viewer: Caller, code: str) -> dict:
     return media_for(viewer.user_id, [services.get(viewer.user_id, photo_of_shortcode(code))])[0]
 
 
@@ -69,7 +69,7 @@ def delete_media(viewer: Viewer, media_id: MediaId) -> None:
 
 
 def recent_media(
-    viewer: Viewer,
+    viewer: Caller,
     user_id: Id,
     count: Count = 20,
     max_id: MediaId | None = None,
@@ -90,7 +90,7 @@ def liked_media(viewer: Viewer, count: Count = 20, max_like_id: Id | None = None
     return media_for(viewer.user_id, photos), {} if next_id is None else {"max_like_id": str(next_id)}
 
 
-def get_likes(viewer: Viewer, media_id: MediaId, count: Count = 20, cursor: Id | None = None) -> tuple[list, dict]:
+def get_likes(viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id | None = None) -> tuple[list, dict]:
     users, next_cursor = likes.likers_of(viewer.user_id, *media_id, cursor, count)
     return [short_user(user) for user in users], {} if next_cursor is None else {"cursor": str(next_cursor)}
 
@@ -103,7 +103,7 @@ def unlike(viewer: Viewer, media_id: MediaId) -> None:
     likes.unlike(viewer.user_id, *media_id)
 
 
-def get_comments(viewer: Viewer, media_id: MediaId, count: Count = 20, cursor: Id | None = None) -> tuple[list, dict]:
+def get_comments(viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id | None = None) -> tuple[list, dict]:
     said, users, next_cursor = comments.comments_on(viewer.user_id, media_id, cursor, count)
     authors = {user_id: short_user(user) for user_id, user in users.items()}
     shown = [schemas.comment(one, authors) for one in said]
@@ -119,18 +119,18 @@ def delete_comment(viewer: Viewer, media_id: MediaId, comment_id: Id) -> None:
     comments.delete_comment(viewer.user_id, media_id, comment_id)
 
 
-def get_tag(viewer: Viewer, name: str) -> dict:
+def get_tag(viewer: Caller, name: str) -> dict:
     return schemas.tag(*tags.get_tag(name))
 
 
 def tagged_media(
-    viewer: Viewer, name: str, count: Count = 20, max_tag_id: Id = MAX_ID, min_tag_id: Id = 0
+    viewer: Caller, name: str, count: Count = 20, max_tag_id: Id = MAX_ID, min_tag_id: Id = 0
 ) -> tuple[list[dict], dict]:
     photos, next_id = tags.media_of(viewer.user_id, name, max_tag_id, min_tag_id, count)
     return media_for(viewer.user_id, photos), {} if next_id is None else {"max_tag_id": str(next_id)}
 
 
-def search_tags(viewer: Viewer, q: str, count: Count = 20) -> list[dict]:
+def search_tags(viewer: Caller, q: str, count: Count = 20) -> list[dict]:
     return [schemas.tag(*found) for found in tags.search(q, count)]
 
 
@@ -147,7 +147,7 @@ def _bounds(
 
 
 def search_media(
-    viewer: Viewer,
+    viewer: Caller,
     lat: Latitude,
     lng: Longitude,
     distance: Distance = 1000,
@@ -159,12 +159,12 @@ def search_media(
     return media_for(viewer.user_id, places.media_near(viewer.user_id, lat, lng, distance, *bounds, count))
 
 
-def get_location(viewer: Viewer, location_id: Id) -> dict:
+def get_location(viewer: Caller, location_id: Id) -> dict:
     return schemas.location(places.get_location(location_id))
 
 
 def search_locations(
-    viewer: Viewer,
+    viewer: Caller,
     lat: Latitude | None = None,
     lng: Longitude | None = None,
     distance: Distance = 1000,
@@ -181,7 +181,7 @@ def search_locations(
 
 
 def location_media(
-    viewer: Viewer,
+    viewer: Caller,
     location_id: Id,
     count: Count = 20,
     max_id: MediaId | None = None,

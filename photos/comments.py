@@ -56,7 +56,7 @@ def _changed(photo: dict, said: Comment) -> None:
         enqueue("accounts.forget", keys=[MEDIA.key(photo["id"])])
 
 
-def comments_on(viewer_id: int, ref: Ref, cursor: int | None, count: int) -> tuple[list[dict], dict, int | None]:
+def comments_on(viewer_id: int | None, ref: Ref, cursor: int | None, count: int) -> tuple[list[dict], dict, int | None]:
     """The latest comments, oldest of them first; their authors (kind USERS); the cursor of the page before them.
 
     Those of people whom the viewer may not know of are left out. Raises as `services.get`.

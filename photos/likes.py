@@ -27,7 +27,7 @@ def unlike(user_id: int, photo_id: int, owner_id: int | None = None) -> None:
 
 
 def likers_of(
-    viewer_id: int, photo_id: int, owner_id: int | None, cursor: int | None, count: int
+    viewer_id: int | None, photo_id: int, owner_id: int | None, cursor: int | None, count: int
 ) -> tuple[list[dict], int | None]:
     """Who likes a photo, latest first: values of kind USERS, and the cursor of the next page. Raises as `get`."""
     photo = get(viewer_id, photo_id, owner_id)

@@ -94,7 +94,7 @@ def place(owner_id: int, photo_id: int) -> None:
 
 
 def media_near(
-    viewer_id: int, latitude: float, longitude: float, distance: int, below: int, above: int, count: int
+    viewer_id: int | None, latitude: float, longitude: float, distance: int, below: int, above: int, count: int
 ) -> list[dict]:
     """Photos within `distance` metres that the viewer may see, latest first, as values of kind MEDIA."""
     with connection.cursor() as cursor:
@@ -117,7 +117,9 @@ def media_near(
         return seen(viewer_id, cursor.fetchall())
 
 
-def media_at(viewer_id: int, location_id: int, below: int, above: int, count: int) -> tuple[list[dict], int | None]:
+def media_at(
+    viewer_id: int | None, location_id: int, below: int, above: int, count: int
+) -> tuple[list[dict], int | None]:
     """Photos of a place that the viewer may see, latest first, as values of kind MEDIA; and the page's last ID.
 
     The ID is None when there are no more. Raises NotFound.

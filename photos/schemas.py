@@ -43,7 +43,7 @@ def photo_of_shortcode(code: str) -> int:
     return photo_id
 
 
-def media_for(viewer_id: int, photos: list[dict]) -> list[dict]:
+def media_for(viewer_id: int | None, photos: list[dict]) -> list[dict]:
     """Photos (values of the cache's kind MEDIA, which the viewer may see) as the API has them, in their order.
 
     Beside Instagram's fields, `status` (processing, ready, rejected) and `message` (why it was rejected), which only
@@ -56,14 +56,14 @@ def media_for(viewer_id: int, photos: list[dict]) -> list[dict]:
     }
     users, liked, locations, *sight = cache.fetch(
         (USERS, people),
-        (LIKED, [liked_id(viewer_id, photo["id"]) for photo in photos]),
+        (LIKED, [] if viewer_id is None else [liked_id(viewer_id, photo["id"]) for photo in photos]),
         (LOCATIONS, {photo["location_id"] for photo in photos} - {None}),
         *sight_of(viewer_id),
     )
     viewer = Sight.of(viewer_id, *sight)
     known = {user_id: short_user(user) for user_id, user in users.items() if viewer.knows(user)}
     return [
-        _media(photo, known, liked[liked_id(viewer_id, photo["id"])], locations)
+        _media(photo, known, liked.get(liked_id(viewer_id, photo["id"]), False), locations)
         for photo in photos
         if photo["owner_id"] in known
     ]

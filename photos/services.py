@@ -195,7 +195,7 @@ def _delete_all(rows: type[Like] | type[Comment], owner_id: int, photo_id: int) 
             rows.objects.filter(pk__in=pks).delete()
 
 
-def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> dict:
+def get(viewer_id: int | None, photo_id: int, owner_id: int | None = None) -> dict:
     """A photo that the viewer may see, as a value of kind MEDIA.
 
     `owner_id` is what the caller takes for the owner, if anything; else the photo→user map is asked. Raises NotFound
@@ -215,7 +215,7 @@ def get(viewer_id: int, photo_id: int, owner_id: int | None = None) -> dict:
     return photo
 
 
-def recent_of(viewer_id: int, owner_id: int, below: int, above: int, count: int) -> list[dict]:
+def recent_of(viewer_id: int | None, owner_id: int, below: int, above: int, count: int) -> list[dict]:
     """A user's newest photos with IDs between `above` and `below`, as values of kind MEDIA. Raises as `get`."""
     found, *sight = cache.fetch((USERS, [owner_id]), *sight_of(viewer_id))
     if owner_id not in found:

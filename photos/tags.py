@@ -58,7 +58,7 @@ def get_tag(name: str) -> tuple[str, int]:
     return tag.name, tag.media_count
 
 
-def media_of(viewer_id: int, name: str, below: int, above: int, count: int) -> tuple[list[dict], int | None]:
+def media_of(viewer_id: int | None, name: str, below: int, above: int, count: int) -> tuple[list[dict], int | None]:
     """The photos under a tag that the viewer may see, latest first, as values of kind MEDIA.
 
     Between the taggings `above` and `below`; also returned is the last tagging of the page, if there are more.

@@ -7,7 +7,7 @@ from photos.models import Status
 from shardmap import cache
 
 
-def seen(viewer_id: int, photos: list[tuple[int, int]]) -> list[dict]:
+def seen(viewer_id: int | None, photos: list[tuple[int, int]]) -> list[dict]:
     """Those of many photos, (photo, owner), that the viewer may see, in their order, as values of kind MEDIA."""
     media, users, *sight = cache.fetch(
         (MEDIA, [photo_id for photo_id, _ in photos]),
