@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from django.conf import settings
 from django.db import transaction
-from django.http import HttpRequest, QueryDict
+from django.http import HttpRequest
 from oauth2_provider.exceptions import OAuthToolkitError
 from oauth2_provider.generators import generate_client_secret
 from oauth2_provider.models import AccessToken, Application, Grant
@@ -21,7 +21,7 @@ from oauth2_provider.views.mixins import OAuthLibMixin
 from oauthlib.oauth2 import InvalidRequestError
 
 from accounts.errors import InvalidClient, InvalidParameters, InvalidToken
-from accounts.models import User
+from accounts.models import SigningClient, User
 from accounts.schemas import short_user
 from accounts.services import users
 from accounts.tokens import PHONE, viewer_of
@@ -155,8 +155,6 @@ def access_token(request: HttpRequest) -> dict:
 
     Raises InvalidParameters, InvalidClient or InvalidToken.
     """
-    if not request.content_type:  # python-instagram does not say that it sends a form
-        request.POST = QueryDict(request.body)
     form = request.POST
     if form.get("grant_type") not in GRANT_TYPES:
         raise InvalidParameters('grant_type: must be "authorization_code" or "password"')
@@ -243,10 +241,18 @@ def register_client(user: User, name: str, redirect_uris: list[str], *, public: 
     )
 
 
-def edit_client(client: Application, name: str, redirect_uris: list[str], *, implicit: bool) -> None:
+def edit_client(
+    client: Application, name: str, redirect_uris: list[str], *, implicit: bool, must_sign: bool = False
+) -> None:
+    """Changes a client. `must_sign` means that its requests need a signature; a public one has nothing to sign with."""
     client.name, client.redirect_uris = name, "\n".join(redirect_uris)
     client.authorization_grant_type = IMPLICIT if implicit else CODE
-    client.save(update_fields=["name", "redirect_uris", "authorization_grant_type", "updated"])
+    with transaction.atomic():
+        client.save(update_fields=["name", "redirect_uris", "authorization_grant_type", "updated"])
+        if must_sign and client.client_type == Application.CLIENT_CONFIDENTIAL:
+            SigningClient.objects.get_or_create(client=client)
+        else:
+            SigningClient.objects.filter(client=client).delete()
 
 
 def rotate_secret(client: Application) -> None:

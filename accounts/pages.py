@@ -121,6 +121,10 @@ class EditForm(forms.Form):
             raise forms.ValidationError(str(error).removeprefix("redirect_uris: ")) from None
 
 
+class ClientForm(EditForm):
+    must_sign = forms.BooleanField(required=False)
+
+
 class RegistrationForm(EditForm):
     public = forms.TypedChoiceField(
         choices=[("0", "On a server of mine"), ("1", "On phones, computers or in browsers")],
@@ -152,8 +156,9 @@ def client(request: HttpRequest, client_id: str) -> HttpResponse:
         "name": own.name,
         "redirect_uris": own.redirect_uris,
         "implicit": own.authorization_grant_type == oauth.IMPLICIT,
+        "must_sign": hasattr(own, "signing"),
     }
-    form = EditForm(request.POST if request.method == "POST" else None, initial=now)
+    form = ClientForm(request.POST if request.method == "POST" else None, initial=now)
     if form.is_valid():
         oauth.edit_client(own, **form.cleaned_data)
         return redirect(f"{CLIENTS}{client_id}/")

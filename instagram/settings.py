@@ -156,6 +156,19 @@ OAUTH2_PROVIDER = {
     "ACCESS_TOKEN_EXPIRE_SECONDS": 10 * 365 * 24 * 3600,
 }
 
+# How often in an hour (instagram/api/limits.py); "name=number …" in the environment overrides.
+RATE_LIMITS = {
+    "requests": 5000,  # of an access token, or of a client without one
+    # Those of a token's requests that write with the scope of this name; about twice what Instagram allowed.
+    "comments": 120,
+    "likes": 200,
+    "relationships": 120,
+    # Of an IP address, which may be that of a school, or of a carrier with a city behind it.
+    "sign_ups": 100,
+    "logins": 500,
+    "logins_of_user": 30,  # attempts to log in with one username
+} | {name: int(most) for name, most in (pair.split("=") for pair in env.get("RATE_LIMITS", "").split())}
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

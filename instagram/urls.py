@@ -8,14 +8,14 @@ import accounts.pages as pages
 import feeds.api as feeds
 import photos.api as photos
 from accounts.web import page
-from instagram.api import dispatch, health
+from instagram.api import dispatch, health, limits
 from instagram.api.dispatch import raw, route
 
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     page("oauth/authorize", pages.authorize),
-    page("accounts/login", pages.log_in),
+    page("accounts/login", limits.limited_page(pages.log_in, limits.of_login)),
     page("accounts/logout", pages.log_out),
     page("accounts/manage_access", pages.manage_access),
     page("developer/clients", pages.clients),
@@ -23,9 +23,9 @@ urlpatterns = [
     page("developer/clients/{client_id}", pages.client),
     page("developer/clients/{client_id}/secret", pages.rotate_secret),
     page("developer/clients/{client_id}/delete", pages.delete_client),
-    raw("oauth/access_token", "POST", oauth.access_token),
+    raw("oauth/access_token", "POST", oauth.access_token, limits.of_login),
     raw("oauth/revoke_token", "POST", oauth.revoke),
-    route("v1/accounts", POST=accounts.sign_up),
+    route("v1/accounts", POST=("sign_ups", accounts.sign_up)),
     route("v1/accounts/edit", POST=accounts.edit_profile),
     route("v1/accounts/password", POST=accounts.change_password),
     route("v1/users/self/feed", GET=feeds.home_feed),

@@ -4,9 +4,10 @@ An endpoint is a function in an app's `api.py` whose signature says all there is
 
     def home_feed(viewer: Viewer, count: Count = 20, max_id: MediaId | None = None) -> …
 
-`viewer` means that an access token is needed. Every other parameter comes from the path, the query or the body (a
-form or a JSON object), and is checked by pydantic against its type. The function returns `data`, or `(data, cursor)`
-for a page, where `cursor` holds the parameters that ask for the next page, or is empty on the last one.
+`viewer: Viewer` means that an access token is needed; `viewer: Caller`, that a client_id will do, and that there may be
+nobody to whom the answer is. Every other parameter comes from the path, the query or the body (a form or a JSON
+object), and is checked by pydantic against its type. The function returns `data`, or `(data, cursor)` for a page, where
+`cursor` holds the parameters that ask for the next page, or is empty on the last one.
 """
 
 import inspect
@@ -14,7 +15,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -29,9 +30,10 @@ from django.urls import re_path
 from django.utils.encoding import escape_uri_path
 from redis import RedisError
 
-from accounts.errors import InvalidClient, InvalidParameters, ScopeMissing, ServiceError
-from accounts.tokens import Viewer, viewer_of
-from instagram.api import envelope
+from accounts.errors import InvalidClient, InvalidParameters, InvalidToken, ScopeMissing, ServiceError
+from accounts.tokens import Caller, Client, client_of, viewer_of
+from instagram.api import envelope, limits, signatures
+from instagram.api.limits import Limit, Standing
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +47,9 @@ AWAY = (OperationalError, InterfaceError, RedisError, BotoCoreError, ClientError
 def route(path: str, **endpoints: Endpoint | tuple[str, Endpoint]):
     """A URL pattern for `path`, e.g. `"v1/users/{user_id}"`, with an endpoint for each method.
 
-    `GET=get_user`, or `POST=("likes", like)` if a token must have another scope than "basic". Answers with and
-    without a trailing slash and with `.json`.
+    `GET=get_user`, or `POST=("likes", like)` if a token must have another scope than "basic"; a POST then also counts
+    against the limit of that name, if there is one, as does a POST without a `viewer`. Answers with and without a
+    trailing slash and with `.json`.
     """
     with_scopes = {
         method: endpoint if isinstance(endpoint, tuple) else ("basic", endpoint)
@@ -60,21 +63,35 @@ def route(path: str, **endpoints: Endpoint | tuple[str, Endpoint]):
     return re_path(rf"^{pattern}(?:\.json)?/?$", view)
 
 
-def raw(path: str, method: str, view: Callable[[HttpRequest], dict]):
-    """A URL pattern for a view that takes Django's request and whose answer is not wrapped (OAuth's own)."""
+def raw(
+    path: str,
+    method: str,
+    view: Callable[[HttpRequest], dict],
+    limited: Callable[[HttpRequest], list[Limit]] = lambda request: [],
+):
+    """A URL pattern for a view that takes Django's request and whose answer is not wrapped (OAuth's own).
+
+    The request counts against the limits that `limited` names.
+    """
 
     def wrapped(request: HttpRequest) -> HttpResponse:
         if request.method != method:
             return method_not_allowed(request, [method])
+        standing = None
         try:
-            with _reading():
-                _ = request.POST  # parsed here, once
-            return envelope.answer(request, 200, view(request) or {})
+            with _reading():  # parsed here, once
+                if not request.content_type:  # python-instagram does not say that it sends a form
+                    request.POST = QueryDict(request.body)
+                _ = request.POST
+            standing = limits.ask(limited(request)).answer()
+            limits.require_passed(standing)
+            response = envelope.answer(request, 200, view(request) or {})
         except Exception as error:
             response = _response_to(request, error)
             meta = json.loads(response.content)["meta"]
             # OAuth clients look for the error beside `meta` (python-instagram does).
-            return envelope.answer(request, response.status_code, {"meta": meta, **meta})
+            response = envelope.answer(request, response.status_code, {"meta": meta, **meta})
+        return limits.tell(response, standing)
 
     return re_path(rf"^{path}/?$", wrapped)
 
@@ -105,30 +122,69 @@ def _respond(
     if method not in endpoints:
         return method_not_allowed(request, list(endpoints))
     scope, endpoint = endpoints[method]
+    standing = signer = None
     try:
-        params = _params(request) | path_params
+        params = _params(request)
         arguments = {}
-        if "viewer" in _parameters(endpoint):
-            arguments["viewer"] = viewer = _viewer(request, params)
-            if scope not in viewer.scopes:
+        if "viewer" not in _parameters(endpoint):
+            standing = limits.ask(limits.of_address(request, scope)).answer()
+            limits.require_passed(standing)
+        else:
+            caller, standing = _caller(request, params, endpoint, scope if method == "POST" else "")
+            limits.require_passed(standing)
+            signer = signatures.signer_of(request, params, caller.client_id)
+            if scope not in caller.scopes:
                 raise ScopeMissing(f"this needs the scope {scope!r}, which the access_token lacks")
-            params = {k: str(viewer.user_id) if (k, v) == ("user_id", "self") else v for k, v in params.items()}
-        result = endpoint(**arguments, **_checked(endpoint, params))
+            arguments["viewer"] = caller
+            path_params = _without_self(path_params, caller)
+        result = endpoint(**arguments, **_checked(endpoint, params | path_params))
     except Exception as error:
-        return _response_to(request, error)
-    if not isinstance(result, tuple):
-        return envelope.success(request, result)
-    data, cursor = result
-    return envelope.success(request, data, _pagination(request, cursor))
+        return limits.tell(_response_to(request, error), standing)
+    data, cursor = result if isinstance(result, tuple) else (result, None)
+    pagination = None if cursor is None else _pagination(request, cursor, signer)
+    return limits.tell(envelope.success(request, data, pagination), standing)
 
 
-def _viewer(request: HttpRequest, params: dict[str, Any]) -> Viewer:
+def _caller(
+    request: HttpRequest, params: dict[str, Any], endpoint: Endpoint, scope: str
+) -> tuple[Caller, Standing | None]:
+    """Who asks, and how the request stands with the limits. Raises InvalidClient, InvalidToken."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
-        token = params.get("access_token", "")
-    if not isinstance(token, str) or not token.strip():
-        raise InvalidClient("Missing client_id or access_token URL parameter.")
-    return viewer_of(token.strip())
+        token = params.get("access_token")
+    client_id = params.get("client_id") if _parameters(endpoint)["viewer"].annotation is Caller else None
+    if isinstance(token, str) and token.strip():
+        return _identified(partial(viewer_of, token.strip()), limits.of_token(token.strip(), scope))
+    if isinstance(client_id, str) and client_id:
+        return _identified(partial(_nobody, client_id), limits.of_client(client_id))
+    raise InvalidClient("Missing client_id or access_token URL parameter.")
+
+
+def _identified(who: Callable[[], Caller], counted: list[Limit]) -> tuple[Caller, Standing | None]:
+    """What `who` returns, or raises; Redis counts meanwhile."""
+    question = limits.ask(counted)
+    try:
+        caller = who()
+    except (InvalidClient, InvalidToken):
+        question.take_back()
+        raise
+    finally:
+        standing = question.answer()
+    return caller, standing
+
+
+def _nobody(client_id: str) -> Caller:
+    """The caller that a client is without a token."""
+    return Caller(None, client_of(client_id).client_id, frozenset({"basic"}))
+
+
+def _without_self(path_params: dict[str, str], caller: Caller) -> dict[str, str]:
+    """The parameters of the path, in which `users/self` is the caller. Raises InvalidClient if that is nobody."""
+    if path_params.get("user_id") != "self":
+        return path_params
+    if caller.user_id is None:
+        raise InvalidClient("users/self: needs an access_token, since a client_id alone is nobody")
+    return path_params | {"user_id": str(caller.user_id)}
 
 
 @contextmanager
@@ -197,14 +253,19 @@ def _checked(endpoint: Endpoint, params: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in model.model_fields}
 
 
-def _pagination(request: HttpRequest, cursor: dict[str, str]) -> dict[str, str]:
+def _pagination(request: HttpRequest, cursor: dict[str, str], signer: Client | None) -> dict[str, str]:
+    """How to ask for the next page; if this one was asked for with a signature, the `next_url` has one of its own."""
     if not cursor:
         return {}
     query = request.GET.copy()
     query.pop("callback", None)
+    query.pop("sig", None)
     for name, value in cursor.items():
         query[name] = value
-    next_url = f"{settings.SITE_URL}{escape_uri_path(request.path)}?{query.urlencode()}"
+    path = escape_uri_path(request.path)
+    if signer is not None:
+        query["sig"] = signatures.sign(path.removeprefix("/v1"), query.dict(), signer.secret)
+    next_url = f"{settings.SITE_URL}{path}?{query.urlencode()}"
     return {f"next_{name}": value for name, value in cursor.items()} | {"next_url": next_url}
 
 

@@ -1,0 +1,180 @@
+"""How often a client may ask: so many requests in a sliding hour (docs/api.md), counted in Redis.
+
+A counter is two numbers, the requests of this clock hour and of the one before. The latter weigh what the sliding hour
+still covers of it, as if they had come evenly: 20 minutes past, two thirds. That takes constant memory, and errs little
+("How we built rate limiting capable of scaling to millions of domains", Cloudflare, 2017). A refused request is not
+counted, so who waits for as long as `Retry-After` says will pass.
+
+The counters are in the Redis of the feeds, which drops what it has no room for: to lose one is no harm. Nor is it to
+lose Redis: then all requests pass, and their answers have no headers.
+
+It is one call to Redis a request, under way together with one to Memcached that is made anyway: the question is sent
+(`ask`) before the access token is looked up there, and the answer read (`answer`) after, so both are awaited at once.
+Sign-up and login, which look up no token, wait for it by itself.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from accounts.errors import RateLimited
+from accounts.web import View, error_page
+from shardmap.redis_client import Unavailable, redis_client
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 3600
+SCRIPT = (Path(__file__).parent / "lua" / "count.lua").read_text()
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `most` requests in an hour; `key` names their counter in Redis."""
+
+    key: str
+    most: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a request stands with the limit that is nearest: `wait` is 0, or the seconds until it would pass."""
+
+    most: int
+    remaining: int
+    wait: int
+
+
+def of_token(token: str, scope: str = "") -> list[Limit]:
+    """The limits of an access token: on all its requests, and on those that write with a scope if one is given."""
+    subject = _hash(f"token {token}")
+    return [_limit(subject, name) for name in ("requests", scope) if name in settings.RATE_LIMITS]
+
+
+def of_client(client_id: str) -> list[Limit]:
+    """The limit of a client, on the requests that come without a token."""
+    return [_limit(_hash(f"client {client_id}"), "requests")]
+
+
+def of_address(request: HttpRequest, name: str) -> list[Limit]:
+    """The limit `name`, if there is one, of the IP address that a request came from."""
+    return [_limit(_hash(f"address {_address(request)}"), name)] if name in settings.RATE_LIMITS else []
+
+
+def of_login(request: HttpRequest) -> list[Limit]:
+    """The limits on trying passwords, for a form that has one: of its `username`, and of the IP address."""
+    form = request.POST
+    if "password" not in form:
+        return []
+    username = form.get("username", "").lower()
+    # One hash tag for all of them, since an address meets any username.
+    return [
+        _limit("login", "logins_of_user", _hash(username)),
+        _limit("login", "logins", _hash(_address(request))),
+    ]
+
+
+def ask(limits: Iterable[Limit], now: float | None = None) -> "Question":
+    """Sends the question to Redis whether a request may pass; all limits have the same hash tag.
+
+    Its `answer` must be called, whatever happens in between. `now` is the time in seconds, for tests; else it is that
+    of Redis, one clock for all app servers.
+    """
+    return Question(list(limits), now)
+
+
+class Question:
+    """One that is on its way to Redis."""
+
+    def __init__(self, limits: list[Limit], now: float | None) -> None:
+        self._limits = limits
+        self._pool = redis_client(settings.REDIS_FEEDS_URL).connection_pool
+        self._connection = None
+        if not limits:
+            return
+        try:
+            self._connection = self._pool.get_connection()
+            keys, most = [limit.key for limit in limits], [limit.most for limit in limits]
+            # The whole script each time: it is short, and its hash alone may be unknown to a Redis that has restarted.
+            self._connection.send_command("EVAL", SCRIPT, len(keys), *keys, SECONDS, "" if now is None else now, *most)
+        except Unavailable as error:
+            self._pass_all(error)
+
+    def answer(self) -> Standing | None:
+        """None when there are no limits, or nobody knows since Redis is away: the request may pass."""
+        if self._connection is None:
+            return None
+        try:
+            wait, *remaining = self._connection.read_response()
+        except Unavailable as error:
+            self._pass_all(error)
+            return None
+        self._release()
+        nearest = min(range(len(remaining)), key=remaining.__getitem__)
+        return Standing(self._limits[nearest].most, remaining[nearest], wait)
+
+    def take_back(self) -> None:
+        """Drops the counters of what turned out to be no credential: who makes up tokens fills no Redis with them."""
+        self.answer()
+        try:
+            redis_client(settings.REDIS_FEEDS_URL).unlink(*(limit.key for limit in self._limits))
+        except Unavailable as error:
+            logger.warning("a counter of requests stays: %s", error)
+
+    def _pass_all(self, error: Exception) -> None:
+        logger.warning("nobody counts requests: %s", error)
+        self._release()
+
+    def _release(self) -> None:
+        if self._connection is not None:
+            self._pool.release(self._connection)
+            self._connection = None
+
+
+def require_passed(standing: Standing | None) -> None:
+    """Raises RateLimited."""
+    if standing is not None and standing.wait:
+        message = f"at most {standing.most} of these requests are allowed in an hour; wait {standing.wait} s"
+        raise RateLimited(message)
+
+
+def limited_page(view: View, limited: Callable[[HttpRequest], list[Limit]]) -> View:
+    """A page that counts against the limits that `limited` names; over them, a page says so."""
+
+    def wrapped(request: HttpRequest, **path_params: str) -> HttpResponse:
+        standing = ask(limited(request)).answer()
+        try:
+            require_passed(standing)
+        except RateLimited as error:
+            return tell(error_page(request, error.code, "That was too often", f"Sorry: {error}."), standing)
+        return view(request, **path_params)
+
+    return wrapped
+
+
+def tell(response: HttpResponse, standing: Standing | None) -> HttpResponse:
+    """Puts the headers into an answer, as far as anything is known."""
+    if standing is not None:
+        response["X-Ratelimit-Limit"] = str(standing.most)
+        response["X-Ratelimit-Remaining"] = str(standing.remaining)
+        if standing.wait:
+            response["Retry-After"] = str(standing.wait)
+    return response
+
+
+def _limit(tag: str, name: str, subject: str = "") -> Limit:
+    return Limit(f"limit:{{{tag}}}:{name}{subject and ':'}{subject}", settings.RATE_LIMITS[name])
+
+
+def _hash(subject: str) -> str:
+    """A dump of Redis opens no account."""
+    return hashlib.sha256(subject.encode()).hexdigest()[:32]
+
+
+def _address(request: HttpRequest) -> str:
+    """The client's IP address, which our nginx sets, whatever the client has sent as such."""
+    return request.headers.get("X-Forwarded-For") or request.META["REMOTE_ADDR"]
