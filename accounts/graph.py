@@ -17,6 +17,7 @@ from accounts.visibility import Sight, sight_of
 from shardmap import cache
 from shardmap.fields import NextId
 from shardmap.shards import on_shard, shard_transaction
+from workers.mirror import mirror
 from workers.outbox import enqueue
 
 # Instagram's own limit. It bounds the rebuild of a feed and the size of the cached set of followees.
@@ -99,8 +100,7 @@ def mirror_block(blocker_id: int, blocked_id: int) -> None:
 
 
 def _mirror_block(blocker_id: int, blocked_id: int) -> None:
-    is_blocked = _is_blocked(blocker_id, blocked_id)
-    while True:
+    def write(is_blocked: bool) -> None:
         with on_shard(blocked_id):
             if is_blocked:
                 BlockedBy.objects.get_or_create(blocked_id=blocked_id, blocker_id=blocker_id)
@@ -109,10 +109,8 @@ def _mirror_block(blocker_id: int, blocked_id: int) -> None:
         if is_blocked:
             unfollow(blocker_id, blocked_id)
             unfollow(blocked_id, blocker_id)
-        # Two of these may run at once: the one that read the older state must not have the last word.
-        before, is_blocked = is_blocked, _is_blocked(blocker_id, blocked_id)
-        if is_blocked == before:
-            return
+
+    mirror(lambda: _is_blocked(blocker_id, blocked_id), write)
 
 
 def _is_blocked(blocker_id: int, blocked_id: int) -> bool:

@@ -18,6 +18,7 @@ from photos.services import is_ready, newest_of
 from shardmap import cache
 from shardmap.redis_client import Unavailable
 from shardmap.shards import shard_transaction
+from workers.mirror import mirror
 from workers.outbox import enqueue_many
 
 logger = logging.getLogger(__name__)
@@ -53,16 +54,15 @@ def remove_chunk(owner_id: int, photo_id: int, first: int, last: int) -> None:
 
 def follow_changed(follower_id: int, followee_id: int) -> None:
     """Brings a follower's feed up to a follow or an unfollow: merges the followee's photos into it, or removes them."""
-    following, version = graph.follows(follower_id, followee_id)
-    while True:
+
+    def write(edge: tuple[bool, int]) -> None:
+        following, _version = edge
         if following:
             home.add(follower_id, newest_of([followee_id], None, home.FEED_LENGTH))
         else:
             home.remove_owner(follower_id, followee_id)
-        # Two of these jobs may run at once: the one that read the older edge must not have the last word.
-        before, (following, version) = version, graph.follows(follower_id, followee_id)
-        if version == before:
-            return
+
+    mirror(lambda: graph.follows(follower_id, followee_id), write)
 
 
 def read(viewer_id: int, max_id: int | None, min_id: int | None, count: int) -> list[dict]:

@@ -11,6 +11,7 @@ from photos.services import get
 from photos.visible import seen
 from shardmap import cache
 from shardmap.shards import on_shard, shard_transaction
+from workers.mirror import mirror
 from workers.outbox import enqueue
 
 
@@ -90,17 +91,14 @@ def _set(user_id: int, photo: dict, *, liked: bool) -> None:
 
 
 def _mirror(user_id: int, photo_id: int, owner_id: int) -> None:
-    liked = _is_liked(user_id, photo_id, owner_id)
-    while True:
+    def write(liked: bool) -> None:
         with on_shard(user_id):
             if liked:
                 Liked.objects.get_or_create(user_id=user_id, photo_id=photo_id, defaults={"owner_id": owner_id})
             else:
                 Liked.objects.filter(user_id=user_id, photo_id=photo_id).delete()
-        # Two of these may run at once: the one that read the older state must not have the last word.
-        before, liked = liked, _is_liked(user_id, photo_id, owner_id)
-        if liked == before:
-            return
+
+    mirror(lambda: _is_liked(user_id, photo_id, owner_id), write)
 
 
 def _is_liked(user_id: int, photo_id: int, owner_id: int) -> bool:

@@ -15,6 +15,7 @@ from photos.models import Location, Photo, PlacedPhoto, Status
 from photos.visible import seen
 from shardmap import cache
 from shardmap.shards import on_shard
+from workers.mirror import mirror
 
 EARTH_METRES = 6_371_000
 FARTHEST = 5_000  # metres
@@ -80,17 +81,16 @@ def find_or_make(name: str, latitude: float | None, longitude: float | None, fou
 
 def place(owner_id: int, photo_id: int) -> None:
     """Brings what the directory knows of a photo's place up to the photo, as a job, in whatever order they come."""
-    while True:
-        state = _state(owner_id, photo_id)
+
+    def write(state: tuple) -> None:
         status, location_id, latitude, longitude = state
         if status == Status.READY and latitude is not None:
             where = {"location_id": location_id, "latitude": latitude, "longitude": longitude}
             PlacedPhoto.objects.update_or_create(photo_id=photo_id, defaults={"owner_id": owner_id, **where})
         else:
             PlacedPhoto.objects.filter(photo_id=photo_id).delete()
-        # Two of these may run at once: the one that read the older state must not have the last word.
-        if _state(owner_id, photo_id) == state:
-            return
+
+    mirror(lambda: _state(owner_id, photo_id), write)
 
 
 def media_near(

@@ -15,6 +15,7 @@ from photos.visible import seen
 from shardmap import cache
 from shardmap.scatter import scatter
 from shardmap.shards import database_of, on_logical_shard, on_shard, shard_transaction
+from workers.mirror import mirror
 
 # Letters and digits of any script, and underscore, as Instagram had it; not within a word, as in a URL's a#b.
 TAG = re.compile(r"(?<!\w)#(\w+)")
@@ -33,8 +34,8 @@ def normal(name: str) -> str:
 
 def retag(owner_id: int, photo_id: int) -> None:
     """Lists a photo under the tags that it has now, and under no others; a job, in whatever order they come."""
-    while True:
-        wanted = _wanted(owner_id, photo_id)
+
+    def write(wanted: set[str]) -> None:
         # Noted before it is listed, so that whoever comes after a crash knows what there may be to take back.
         noted = _note(owner_id, photo_id, add=wanted)
         for name in wanted:
@@ -42,9 +43,8 @@ def retag(owner_id: int, photo_id: int) -> None:
         for name in noted - wanted:
             _unlist(name, photo_id)
         _note(owner_id, photo_id, remove=noted - wanted)
-        # Two of these may run at once: the one that read the older text must not have the last word.
-        if _wanted(owner_id, photo_id) == wanted:
-            break
+
+    mirror(lambda: _wanted(owner_id, photo_id), write)
     cache.forget_surely(MEDIA.key(photo_id))
 
 
