@@ -2,11 +2,10 @@ import threading
 
 import pytest
 import requests
-from django.db import connections
 
 from photos import likes
 from photos.models import Comment, Like, Liked, Photo
-from shardmap.shards import database_of, on_shard, shard_of
+from shardmap.shards import on_shard
 from tests.support import Refused, eventually, photo_id, settled
 
 
@@ -250,35 +249,3 @@ def test_a_crash_before_the_mirror_is_made_good_by_its_job(scene, monkeypatch):
     settled(owner, fan)
     assert [liked["id"] for liked in fan.get("users/self/media/liked")] == [media["id"]]
     assert fan.get(f"media/{media['id']}")["user_has_liked"] is True
-
-
-def test_the_number_of_queries_does_not_grow_with_the_page(person, monkeypatch):
-    """Cold caches: what is not in Memcached is read for all photos of the page together."""
-    from feeds import services
-    from photos.cached import LIKED, MEDIA, liked_id
-    from photos.schemas import media_for
-    from shardmap import cache
-
-    owner, fan = person(), person()
-    photos = [owner.publish() for _ in range(6)]
-    settled(owner)
-    for media in photos:
-        like(fan, media)
-        say(fan, media, "hi")
-    settled(owner, fan)
-
-    def queries(count: int) -> int:
-        ids = [photo_id(media["id"]) for media in photos]
-        cache.forget(*(MEDIA.key(one) for one in ids), *(LIKED.key(liked_id(owner.id, one)) for one in ids))
-        asked = []
-
-        def counting(execute, sql, params, many, context):
-            asked.append(sql)
-            return execute(sql, params, many, context)
-
-        with connections[database_of(shard_of(owner.id))].execute_wrapper(counting):
-            assert len(media_for(owner.id, services.read(owner.id, None, None, count))) == count
-        return len(asked)
-
-    queries(3)  # whatever is read once
-    assert queries(1) == queries(6)

@@ -1,0 +1,162 @@
+"""Each list endpoint asks every server as often for a long page as for a short one."""
+
+import random
+import secrets
+import socket
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+from itertools import product, zip_longest
+
+import pytest
+from django.conf import settings
+from django.db import connections
+from django.test import Client
+
+from feeds import home
+from photos import likes
+from photos.cached import LIKERS_SHOWN
+from shardmap import cache
+from shardmap.redis_client import redis_client
+from shardmap.shards import database_of, shard_of
+from tests.instagram import routes
+from tests.support import Person, photo_id, settled
+
+SHORT, LONG = 3, 12
+MOST = {False: 12, True: 4}  # round trips to one server, with cold and with warm caches
+
+
+class RoundTrips(ExitStack):
+    """Counts the statements to each database, and how often an answer of each other server is waited for."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.counted: Counter[str] = Counter()
+        self.statements: list[tuple[str, str]] = []
+        self.asked: set[socket.socket] = set()
+        patch = self.enter_context(pytest.MonkeyPatch.context())
+        for name in ("send", "sendall"):
+            patch.setattr(socket.socket, name, self._noting(name, self._sent), raising=False)
+        for name in ("recv", "recv_into"):
+            patch.setattr(socket.socket, name, self._noting(name, self._received), raising=False)
+        for database in connections:
+            self.enter_context(connections[database].execute_wrapper(self._executed))
+        return self
+
+    def _noting(self, name: str, note):
+        original = getattr(socket.socket, name)
+
+        def noting(sock, *args, **kwargs):
+            note(sock)
+            return original(sock, *args, **kwargs)
+
+        return noting
+
+    def _sent(self, sock) -> None:
+        self.asked.add(sock)
+
+    def _received(self, sock) -> None:
+        if sock in self.asked:
+            self.asked.remove(sock)
+            self.counted[f"port {sock.getpeername()[1]}"] += 1
+
+    def _executed(self, execute, sql, params, many, context):
+        alias = context["connection"].alias
+        self.counted[alias] += 1
+        self.statements.append((alias, sql))
+        return execute(sql, params, many, context)
+
+
+class World:
+    """Somebody with a dozen of whatever can be listed, of people in many shards."""
+
+    def __init__(self) -> None:
+        name = f"w{secrets.token_hex(5)}"
+        self.viewer = viewer = Person()
+        people = [Person(f"{name}{n}") for n in range(LONG)]
+        strangers = [Person() for _ in range(LONG)]
+        # Neighbours are in different databases, so that a short page already asks all of them.
+        by_database = defaultdict(list)
+        for one in people:
+            by_database[database_of(shard_of(one.id))].append(one)
+        people = [one for some in zip_longest(*by_database.values()) for one in some if one]
+        for one in people:
+            viewer.follow(one)
+            one.follow(viewer)
+        settled(viewer, *people)
+        viewer.post("accounts/edit", is_private="true")
+        for one in strangers:
+            one.follow(viewer)
+        here = {"latitude": f"{random.uniform(-80, 80):.6f}", "longitude": f"{random.uniform(-179, 179):.6f}"}
+        for n in range(LONG):
+            viewer.publish(caption=f"#{name}{n}", location_name=f"{name} {n}", **here)
+        photos = [one.publish(caption=f"#{name}", location_name=name, **here) for one in people]
+        settled(viewer, *people, *strangers)
+        media_id = photos[0]["id"]
+        for one in people:
+            likes.like(one.id, photo_id(media_id))
+            one.post(f"media/{media_id}/comments", text="hello")
+        # Who is shown beside the photos is nobody whom the page has loaded already, however long it is.
+        for media, one in product(photos, [viewer, *strangers[:LIKERS_SHOWN]]):
+            likes.like(one.id, photo_id(media["id"]))
+        settled(viewer, *people)
+        self.path = {
+            "user_id": viewer.id,
+            "media_id": media_id,
+            "location_id": viewer.get(f"media/{media_id}")["location"]["id"],
+            "name": name,
+        }
+        self.query = {"access_token": viewer.token, "q": name, "lat": here["latitude"], "lng": here["longitude"]}
+
+    def ask(self, path: str, count: int) -> RoundTrips:
+        with RoundTrips() as trips:
+            response = Client().get(routes.filled(path, **self.path), self.query | {"count": count})
+        assert len(response.json()["data"]) == count
+        return trips
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World()
+
+
+LISTS = [
+    "v1/users/self/feed",
+    "v1/users/{user_id}/media/recent",
+    "v1/users/self/media/liked",
+    "v1/users/search",
+    "v1/users/{user_id}/follows",
+    "v1/users/{user_id}/followed-by",
+    "v1/users/self/requested-by",
+    "v1/media/{media_id}/likes",
+    "v1/media/{media_id}/comments",
+    "v1/media/popular",
+    "v1/media/search",
+    "v1/locations/search",
+    "v1/locations/{location_id}/media/recent",
+    "v1/tags/search",
+    "v1/tags/{name}/media/recent",
+]
+
+
+def test_no_list_is_left_out(world):
+    def has_pages(path: str) -> bool:
+        response = Client().get(routes.filled(path), world.query | {"count": 0})
+        return response.status_code == 400 and b'"count: ' in response.content
+
+    assert {path for path in routes.paths() if has_pages(path)} == set(LISTS)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("path", LISTS)
+def test_a_long_page_takes_as_many_round_trips_as_a_short_one(world, monkeypatch, path, cached):
+    # All in one Memcached: which of several are asked depends on the keys' hashes.
+    monkeypatch.setattr(settings, "MEMCACHED", settings.MEMCACHED[:1])
+    trips = {}
+    for count in (SHORT, LONG):
+        world.ask(path, count)
+        if not cached:
+            cache._client(settings.MEMCACHED[0]).flush_all(noreply=False)
+            redis_client(settings.REDIS_FEEDS_URL).delete(home._key(world.viewer.id))
+        trips[count] = world.ask(path, count)
+    assert trips[LONG].counted == trips[SHORT].counted, trips[LONG].statements
+    assert max(trips[LONG].counted.values()) <= MOST[cached]
