@@ -13,6 +13,7 @@ from accounts.cached import BLOCKS, COUNTS, EDGES, USERS
 from accounts.counts import add_to_counts
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.models import Block, BlockedBy, Edge, Follow, Follower, User
+from accounts.schemas import Relationship
 from accounts.visibility import Sight, sight_of
 from shardmap import cache
 from shardmap.fields import NextId
@@ -144,7 +145,7 @@ def mirror_follow(follower_id: int, followee_id: int) -> None:
         _change(follower_id, followee_id, _approved)
 
 
-def relationship(viewer_id: int, user_id: int) -> dict:
+def relationship(viewer_id: int, user_id: int) -> Relationship:
     """How two users stand to each other, from the first one's side, as the API has it. Raises NotFound, NotAllowed."""
     users, theirs, edges, blocks = cache.fetch((USERS, [user_id]), (EDGES, [user_id]), *sight_of(viewer_id))
     user = _existing(users, user_id)

@@ -7,6 +7,7 @@ import datetime
 import json
 import re
 from collections.abc import Iterable
+from typing import Literal, NotRequired
 
 from django.conf import settings
 from django.db import transaction
@@ -19,10 +20,11 @@ from oauth2_provider.oauth2_validators import OAuth2Validator
 from oauth2_provider.views import RevokeTokenView, TokenView
 from oauth2_provider.views.mixins import OAuthLibMixin
 from oauthlib.oauth2 import InvalidRequestError
+from typing_extensions import TypedDict
 
 from accounts.errors import InvalidClient, InvalidParameters, InvalidToken
 from accounts.models import SigningClient, User
-from accounts.schemas import short_user
+from accounts.schemas import Login, short_user
 from accounts.services import users
 from accounts.tokens import PHONE, viewer_of
 
@@ -150,11 +152,22 @@ class AuthorizationEndpoint(OAuthLibMixin):
         return uri
 
 
-def access_token(request: HttpRequest) -> dict:
-    """A token for a code, or for a username and a password (xAuth): {"access_token", "user"}.
+class TokenForm(TypedDict):
+    """What `access_token` takes; a client may as well say its ID and secret by HTTP Basic."""
 
-    Raises InvalidParameters, InvalidClient or InvalidToken.
-    """
+    grant_type: Literal["authorization_code", "password"]
+    client_id: NotRequired[str]
+    client_secret: NotRequired[str]
+    code: NotRequired[str]
+    redirect_uri: NotRequired[str]
+    code_verifier: NotRequired[str]
+    username: NotRequired[str]
+    password: NotRequired[str]
+    scope: NotRequired[str]
+
+
+def access_token(request: HttpRequest) -> Login:
+    """A token for a code, or, for the phone app alone, for a username and a password (xAuth)."""
     form = request.POST
     if form.get("grant_type") not in GRANT_TYPES:
         raise InvalidParameters('grant_type: must be "authorization_code" or "password"')
@@ -178,8 +191,16 @@ def access_token(request: HttpRequest) -> dict:
     return {"access_token": answer["access_token"], "user": short_user(users([user_id])[user_id], bio=True)}
 
 
+class RevocationForm(TypedDict):
+    """What `revoke` takes."""
+
+    token: str
+    client_id: NotRequired[str]
+    client_secret: NotRequired[str]
+
+
 def revoke(request: HttpRequest) -> None:
-    """Ends a token (RFC 7009: `client_id`, `token`). A token that is unknown is as good as ended."""
+    """Ends a token (RFC 7009). One that is unknown is as good as ended."""
     _, _, body, status = RevokeTokenView().create_revocation_response(request)
     if status != 200:
         raise _as_service_error(json.loads(body))

@@ -1,9 +1,9 @@
-"""The types of the API's parameters that every app uses; pydantic checks them."""
+"""The types of the API's parameters and answers that every app uses; pydantic checks the former, and describes both."""
 
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from shardmap.ids import MAX_ID
 
@@ -17,7 +17,15 @@ def _whole(value: Any) -> Any:
     return value
 
 
+# How IDs and times are written, in both directions: a number in JavaScript has no more than 53 bits.
+WRITTEN = {"type": "string", "pattern": "^[0-9]{1,19}$"}
+
 Whole = BeforeValidator(_whole)
-Id = Annotated[int, Field(ge=0, le=MAX_ID), Whole]
+Id = Annotated[int, Field(ge=0, le=MAX_ID), Whole, WithJsonSchema(WRITTEN)]
 Count = Annotated[int, Field(ge=1, le=100), Whole]  # items a page
-Timestamp = Annotated[int, Field(ge=0, le=MAX_ID), Whole]  # Unix time in seconds
+Timestamp = Annotated[int, Field(ge=0, le=MAX_ID), Whole, WithJsonSchema(WRITTEN)]  # Unix time in seconds
+
+# Of answers.
+IdText = Annotated[str, WithJsonSchema(WRITTEN)]
+TimeText = Annotated[str, WithJsonSchema(WRITTEN | {"description": "Unix time in seconds"})]
+Cursor = dict[str, str]  # the parameters that ask for the next page, or nothing on the last one

@@ -1,4 +1,4 @@
-"""The endpoints about photos."""
+"""The endpoints about photos. Their docstrings are the API's reference (/developer/)."""
 
 import datetime
 from typing import Annotated
@@ -6,12 +6,12 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from accounts.errors import InvalidParameters
-from accounts.schemas import short_user
+from accounts.schemas import ShortUser, short_user
 from accounts.services import users
 from accounts.tokens import Caller, Viewer
-from accounts.types import Count, Id, Timestamp, Whole
+from accounts.types import Count, Cursor, Id, Timestamp, Whole
 from photos import comments, likes, places, schemas, services, storage, tags
-from photos.schemas import media_for, media_id, photo_of_shortcode
+from photos.schemas import Comment, Location, Media, Tag, Upload, media_for, media_id, photo_of_shortcode
 from photos.types import MediaId, MediaRef
 from shardmap.ids import MAX_ID, first_id_at
 
@@ -22,7 +22,11 @@ Foursquare = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{1,32}$")]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 
 
-def create_upload(viewer: Viewer, content_type: str = "image/jpeg") -> dict:
+def create_upload(viewer: Viewer, content_type: str = "image/jpeg") -> Upload:
+    """A place to upload one photo to: a form that is sent to S3 rather than to us.
+
+    When S3 has answered 204, `POST /v1/media` makes a photo of it.
+    """
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=storage.PRESIGNED_SECONDS)
     return services.create_upload(viewer.user_id, content_type) | {"expires_at": str(int(expires.timestamp()))}
 
@@ -37,7 +41,12 @@ def publish(
     location_id: Id | None = None,
     location_name: Annotated[str, StringConstraints(max_length=100)] | None = None,
     foursquare_v2_id: Foursquare | None = None,
-) -> dict:
+) -> Media:
+    """Makes a photo of what was uploaded.
+
+    Its `status` is "processing" for some seconds, and nobody else sees it meanwhile. To ask again with the same
+    `upload_id` is safe, and answers with the same photo.
+    """
     photo = services.publish(
         viewer.user_id,
         upload_id,
@@ -52,19 +61,23 @@ def publish(
     return media_for(viewer.user_id, [photo])[0]
 
 
-def get_media(viewer: Caller, media_id: MediaId) -> dict:
+def get_media(viewer: Caller, media_id: MediaId) -> Media:
+    """A photo."""
     return media_for(viewer.user_id, [services.get(viewer.user_id, *media_id)])[0]
 
 
-def get_media_by_shortcode(viewer: Caller, code: str) -> dict:
+def get_media_by_shortcode(viewer: Caller, code: str) -> Media:
+    """A photo, by the code in its link: `D` in `/p/D/`."""
     return media_for(viewer.user_id, [services.get(viewer.user_id, photo_of_shortcode(code))])[0]
 
 
-def edit_media(viewer: Viewer, media_id: MediaId, caption: Caption = "") -> dict:
+def edit_media(viewer: Viewer, media_id: MediaId, caption: Caption = "") -> Media:
+    """Changes the caption of a photo of yours, and with it the photo's tags."""
     return media_for(viewer.user_id, [services.edit_caption(viewer.user_id, *media_id, caption)])[0]
 
 
 def delete_media(viewer: Viewer, media_id: MediaId) -> None:
+    """Deletes a photo of yours."""
     services.delete(viewer.user_id, *media_id)
 
 
@@ -76,7 +89,8 @@ def recent_media(
     min_id: MediaId | None = None,
     max_timestamp: Timestamp | None = None,
     min_timestamp: Timestamp | None = None,
-) -> tuple[list[dict], dict]:
+) -> tuple[list[Media], Cursor]:
+    """A user's photos, latest first."""
     below, above = _bounds(max_timestamp, min_timestamp, max_id, min_id)
     # One more than asked for tells whether there is a next page.
     photos = services.recent_of(viewer.user_id, user_id, below, above, count + 1)
@@ -85,52 +99,66 @@ def recent_media(
     return media_for(viewer.user_id, page), cursor
 
 
-def liked_media(viewer: Viewer, count: Count = 20, max_like_id: Id | None = None) -> tuple[list[dict], dict]:
+def liked_media(viewer: Viewer, count: Count = 20, max_like_id: Id | None = None) -> tuple[list[Media], Cursor]:
+    """The photos that you like, latest like first."""
     photos, next_id = likes.liked_by(viewer.user_id, max_like_id, count)
     return media_for(viewer.user_id, photos), {} if next_id is None else {"max_like_id": str(next_id)}
 
 
-def get_likes(viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id | None = None) -> tuple[list, dict]:
+def get_likes(
+    viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id | None = None
+) -> tuple[list[ShortUser], Cursor]:
+    """Who likes a photo, latest like first."""
     users, next_cursor = likes.likers_of(viewer.user_id, *media_id, cursor, count)
     return [short_user(user) for user in users], {} if next_cursor is None else {"cursor": str(next_cursor)}
 
 
 def like(viewer: Viewer, media_id: MediaId) -> None:
+    """Likes a photo; to do it again changes nothing."""
     likes.like(viewer.user_id, *media_id)
 
 
 def unlike(viewer: Viewer, media_id: MediaId) -> None:
+    """Takes a like back; to do it again changes nothing."""
     likes.unlike(viewer.user_id, *media_id)
 
 
-def get_comments(viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id | None = None) -> tuple[list, dict]:
+def get_comments(
+    viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id | None = None
+) -> tuple[list[Comment], Cursor]:
+    """The latest comments on a photo, oldest of them first. The next page has those before them."""
     said, users, next_cursor = comments.comments_on(viewer.user_id, media_id, cursor, count)
     authors = {user_id: short_user(user) for user_id, user in users.items()}
     shown = [schemas.comment(one, authors) for one in said]
     return shown, {} if next_cursor is None else {"cursor": str(next_cursor)}
 
 
-def comment(viewer: Viewer, media_id: MediaId, text: str) -> dict:
+def comment(viewer: Viewer, media_id: MediaId, text: str) -> Comment:
+    """Comments on a photo."""
     said = comments.comment(viewer.user_id, media_id, text)
     return schemas.comment(said, {viewer.user_id: short_user(users([viewer.user_id])[viewer.user_id])})
 
 
 def delete_comment(viewer: Viewer, media_id: MediaId, comment_id: Id) -> None:
+    """Deletes a comment: one of yours, or any on a photo of yours."""
     comments.delete_comment(viewer.user_id, media_id, comment_id)
 
 
-def get_tag(viewer: Caller, name: str) -> dict:
+def get_tag(viewer: Caller, name: str) -> Tag:
+    """A tag."""
     return schemas.tag(*tags.get_tag(name))
 
 
 def tagged_media(
     viewer: Caller, name: str, count: Count = 20, max_tag_id: Id = MAX_ID, min_tag_id: Id = 0
-) -> tuple[list[dict], dict]:
+) -> tuple[list[Media], Cursor]:
+    """The photos under a tag, latest tagging first."""
     photos, next_id = tags.media_of(viewer.user_id, name, max_tag_id, min_tag_id, count)
     return media_for(viewer.user_id, photos), {} if next_id is None else {"max_tag_id": str(next_id)}
 
 
-def search_tags(viewer: Caller, q: str, count: Count = 20) -> list[dict]:
+def search_tags(viewer: Caller, q: str, count: Count = 20) -> list[Tag]:
+    """Tags that begin with `q`: that very tag first, then by their number of photos."""
     return [schemas.tag(*found) for found in tags.search(q, count)]
 
 
@@ -154,12 +182,14 @@ def search_media(
     min_timestamp: Timestamp | None = None,
     max_timestamp: Timestamp | None = None,
     count: Count = 20,
-) -> list[dict]:
+) -> list[Media]:
+    """Photos taken near a point, latest first. Ask for older ones with `max_timestamp`."""
     bounds = _bounds(max_timestamp, min_timestamp)
     return media_for(viewer.user_id, places.media_near(viewer.user_id, lat, lng, distance, *bounds, count))
 
 
-def get_location(viewer: Caller, location_id: Id) -> dict:
+def get_location(viewer: Caller, location_id: Id) -> Location:
+    """A place."""
     return schemas.location(places.get_location(location_id))
 
 
@@ -170,7 +200,8 @@ def search_locations(
     distance: Distance = 1000,
     foursquare_v2_id: Foursquare | None = None,
     count: Count = 20,
-) -> list[dict]:
+) -> list[Location]:
+    """Places near a point, nearest first; or the place that has an ID on Foursquare."""
     if foursquare_v2_id is not None:
         found = places.location_of_foursquare(foursquare_v2_id)
     elif lat is None or lng is None:
@@ -188,7 +219,8 @@ def location_media(
     min_id: MediaId | None = None,
     max_timestamp: Timestamp | None = None,
     min_timestamp: Timestamp | None = None,
-) -> tuple[list[dict], dict]:
+) -> tuple[list[Media], Cursor]:
+    """Photos taken at a place, latest first."""
     below, above = _bounds(max_timestamp, min_timestamp, max_id, min_id)
     photos, last_id = places.media_at(viewer.user_id, location_id, below, above, count)
     return media_for(viewer.user_id, photos), {} if last_id is None else {"max_id": str(last_id)}

@@ -1,20 +1,116 @@
-"""What a photo looks like in the API."""
+"""What a photo looks like in the API. The API's description is made of these types (instagram/api/openapi.py)."""
+
+from typing import Annotated, Literal
 
 from django.conf import settings
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from accounts.cached import USERS
-from accounts.schemas import short_user
+from accounts.schemas import ShortUser, short_user
+from accounts.types import IdText, TimeText
 from accounts.visibility import Sight, sight_of
 from photos import storage
 from photos.cached import LIKED, LOCATIONS, liked_id
 from photos.imaging import RENDITIONS
 from photos.models import Status
 from photos.tags import tags_in
+from photos.types import MediaIdText
 from shardmap import cache
 from shardmap.ids import time_of_id
 
 SHORTCODE_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 LONGEST_SHORTCODE = 11  # 63 bits, 6 each
+
+
+class Image(TypedDict):
+    """A photo at one size, a square."""
+
+    url: str
+    width: int
+    height: int
+
+
+class Images(TypedDict, total=False):
+    """A photo at three sizes; at none while it is being processed."""
+
+    thumbnail: Image
+    low_resolution: Image
+    standard_resolution: Image
+
+
+# "from" is a word of Python's.
+Comment = TypedDict("Comment", {"id": IdText, "created_time": TimeText, "text": str, "from": ShortUser})
+Comment.__doc__ = "A comment or a caption."
+
+
+class Likes(TypedDict):
+    """How many like a photo, and the latest four of them whom the user who asks may see."""
+
+    count: int
+    data: list[ShortUser]
+
+
+class Comments(TypedDict):
+    """How many comments a photo has, and the latest eight of them."""
+
+    count: int
+    data: list[Comment]
+
+
+class Point(TypedDict):
+    """Where a photo was taken, at no place that has a name."""
+
+    latitude: float
+    longitude: float
+
+
+class Location(Point):
+    """A place."""
+
+    id: IdText
+    name: str
+
+
+class Tag(TypedDict):
+    """A tag, without its #."""
+
+    name: str
+    media_count: int
+
+
+class Upload(TypedDict):
+    """A form for one photo: POST `fields` and then the photo, as `file`, to `url` as multipart/form-data."""
+
+    upload_id: str
+    url: str
+    fields: dict[str, str]
+    expires_at: TimeText
+
+
+class Media(TypedDict):
+    """A photo."""
+
+    id: MediaIdText
+    type: Literal["image"]
+    status: Annotated[
+        Literal["processing", "ready", "rejected"],
+        Field(description="Nobody but its owner sees a photo that is not ready"),
+    ]
+    message: Annotated[str, Field(description="Why it was rejected")]
+    user: ShortUser
+    images: Images
+    caption: Comment | None
+    likes: Likes
+    comments: Comments
+    tags: list[str]
+    filter: str
+    location: Location | Point | None
+    link: str
+    created_time: TimeText
+    user_has_liked: bool
+    users_in_photo: Annotated[list, Field(description="Always empty")]
+    attribution: None
 
 
 def media_id(photo: dict) -> str:
@@ -43,7 +139,7 @@ def photo_of_shortcode(code: str) -> int:
     return photo_id
 
 
-def media_for(viewer_id: int | None, photos: list[dict]) -> list[dict]:
+def media_for(viewer_id: int | None, photos: list[dict]) -> list[Media]:
     """Photos (values of the cache's kind MEDIA, which the viewer may see) as the API has them, in their order.
 
     Beside Instagram's fields, `status` (processing, ready, rejected) and `message` (why it was rejected), which only
@@ -69,7 +165,7 @@ def media_for(viewer_id: int | None, photos: list[dict]) -> list[dict]:
     ]
 
 
-def _media(photo: dict, users: dict[int, dict], has_liked: bool, locations: dict[int, dict]) -> dict:
+def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, locations: dict[int, dict]) -> Media:
     user = users[photo["owner_id"]]
     return {
         "id": media_id(photo),
@@ -95,7 +191,7 @@ def _media(photo: dict, users: dict[int, dict], has_liked: bool, locations: dict
     }
 
 
-def comment(said: dict, users: dict[int, dict]) -> dict:
+def comment(said: dict, users: dict[int, ShortUser]) -> Comment:
     """A comment, {id, user_id, text}, as the API has it; `users` are short users."""
     return {
         "id": str(said["id"]),
@@ -105,7 +201,7 @@ def comment(said: dict, users: dict[int, dict]) -> dict:
     }
 
 
-def tag(name: str, media_count: int) -> dict:
+def tag(name: str, media_count: int) -> Tag:
     return {"name": name, "media_count": media_count}
 
 
@@ -113,14 +209,14 @@ def _created_time(some_id: int) -> str:
     return str(int(time_of_id(some_id).timestamp()))
 
 
-def _images(photo: dict) -> dict:
+def _images(photo: dict) -> Images:
     return {
         name: {"url": storage.cdn_url(photo["upload_id"], name), "width": pixels, "height": pixels}
         for name, pixels in RENDITIONS.items()
     }
 
 
-def _caption(photo: dict, user: dict) -> dict | None:
+def _caption(photo: dict, user: ShortUser) -> Comment | None:
     if not photo["caption"]:
         return None
     # A photo has one caption at most, so the photo's ID serves as the caption's.
@@ -128,7 +224,7 @@ def _caption(photo: dict, user: dict) -> dict | None:
     return {"id": str(photo["id"]), "text": photo["caption"], "created_time": created_time, "from": user}
 
 
-def _location(photo: dict, locations: dict[int, dict]) -> dict | None:
+def _location(photo: dict, locations: dict[int, dict]) -> Location | Point | None:
     if photo["latitude"] is None:
         return None
     if photo["location_id"] in locations:
@@ -136,6 +232,6 @@ def _location(photo: dict, locations: dict[int, dict]) -> dict | None:
     return {"latitude": photo["latitude"], "longitude": photo["longitude"]}
 
 
-def location(place: dict) -> dict:
+def location(place: dict) -> Location:
     """A place (a value of the cache's kind LOCATIONS) as the API has it."""
     return place | {"id": str(place["id"])}

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from shardmap.ids import MAX_ID
 
@@ -27,4 +27,9 @@ def _parse(text: Any) -> MediaRef:
     return MediaRef(photo_id, owner_id)
 
 
-MediaId = Annotated[MediaRef, BeforeValidator(_parse)]
+MediaId = Annotated[
+    MediaRef,
+    BeforeValidator(_parse),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,19}(_[0-9]{1,19})?$"}),
+]
+MediaIdText = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,19}_[0-9]{1,19}$"})]  # of answers

@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +45,16 @@ OUR_FAULT = "an error of ours; we have been told"
 AWAY = (OperationalError, InterfaceError, RedisError, BotoCoreError, ClientError)
 
 
+@dataclass(frozen=True)
+class Route:
+    """What a URL pattern answers, as the attribute `route` of its view (the API's description is made of these)."""
+
+    path: str
+    endpoints: dict[str, tuple[str, Endpoint]]  # by method, each with the scope that a token needs
+    enveloped: bool = True
+    form: Any = None  # of a raw view: the type of its parameters
+
+
 def route(path: str, **endpoints: Endpoint | tuple[str, Endpoint]):
     """A URL pattern for `path`, e.g. `"v1/users/{user_id}"`, with an endpoint for each method.
 
@@ -60,6 +71,7 @@ def route(path: str, **endpoints: Endpoint | tuple[str, Endpoint]):
     def view(request: HttpRequest, **path_params: str) -> HttpResponse:
         return _respond(request, with_scopes, path_params)
 
+    view.route = Route(path, with_scopes)
     return re_path(rf"^{pattern}(?:\.json)?/?$", view)
 
 
@@ -68,10 +80,12 @@ def raw(
     method: str,
     view: Callable[[HttpRequest], dict],
     limited: Callable[[HttpRequest], list[Limit]] = lambda request: [],
+    form: Any = None,
 ):
     """A URL pattern for a view that takes Django's request and whose answer is not wrapped (OAuth's own).
 
-    The request counts against the limits that `limited` names.
+    The request counts against the limits that `limited` names. `form` is the TypedDict of the parameters, for the
+    API's description alone: the view checks them.
     """
 
     def wrapped(request: HttpRequest) -> HttpResponse:
@@ -93,6 +107,7 @@ def raw(
             response = envelope.answer(request, response.status_code, {"meta": meta, **meta})
         return limits.tell(response, standing)
 
+    wrapped.route = Route(path, {method: ("", view)}, enveloped=False, form=form)
     return re_path(rf"^{path}/?$", wrapped)
 
 
@@ -126,7 +141,7 @@ def _respond(
     try:
         params = _params(request)
         arguments = {}
-        if "viewer" not in _parameters(endpoint):
+        if "viewer" not in parameters(endpoint):
             standing = limits.ask(limits.of_address(request, scope)).answer()
             limits.require_passed(standing)
         else:
@@ -152,7 +167,7 @@ def _caller(
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         token = params.get("access_token")
-    client_id = params.get("client_id") if _parameters(endpoint)["viewer"].annotation is Caller else None
+    client_id = params.get("client_id") if parameters(endpoint)["viewer"].annotation is Caller else None
     if isinstance(token, str) and token.strip():
         return _identified(partial(viewer_of, token.strip()), limits.of_token(token.strip(), scope))
     if isinstance(client_id, str) and client_id:
@@ -226,31 +241,31 @@ def _body(request: HttpRequest) -> dict[str, Any]:
 
 
 @cache
-def _parameters(endpoint: Endpoint) -> MappingProxyType[str, inspect.Parameter]:
+def parameters(endpoint: Endpoint) -> MappingProxyType[str, inspect.Parameter]:
     return inspect.signature(endpoint).parameters
 
 
 @cache
-def _model(endpoint: Endpoint) -> type[pydantic.BaseModel]:
-    """A pydantic model of an endpoint's parameters."""
+def model(endpoint: Endpoint) -> type[pydantic.BaseModel]:
+    """A pydantic model of an endpoint's parameters, but for its `viewer`."""
     fields = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in _parameters(endpoint).items()
+        for name, parameter in parameters(endpoint).items()
         if name != "viewer"
     }
     return pydantic.create_model(endpoint.__name__, **fields)
 
 
 def _checked(endpoint: Endpoint, params: dict[str, Any]) -> dict[str, Any]:
-    model = _model(endpoint)
+    wanted = model(endpoint)
     # An empty value in a form or a query means that nothing was given.
     given = {name: value for name, value in params.items() if value != ""}
     try:
-        checked = model.model_validate(given)
+        checked = wanted.model_validate(given)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise InvalidParameters(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
-    return {name: getattr(checked, name) for name in model.model_fields}
+    return {name: getattr(checked, name) for name in wanted.model_fields}
 
 
 def _pagination(request: HttpRequest, cursor: dict[str, str], signer: Client | None) -> dict[str, str]:
