@@ -5,6 +5,7 @@ so production needs no file and `manage.py` works in a checkout where `make up` 
 """
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -56,6 +57,7 @@ INSTALLED_APPS = [
     "accounts",
     "photos",
     "feeds",
+    "notifications",
     "bench",
 ]
 # The API needs none: authentication, errors and limits are the dispatcher's (instagram/api/dispatch.py). Pages for
@@ -156,6 +158,9 @@ OAUTH2_PROVIDER = {
     "ACCESS_TOKEN_EXPIRE_SECONDS": 10 * 365 * 24 * 3600,
 }
 
+# Addresses of ours that a client's callback may have all the same: "127.0.0.1/32 …". None in production.
+CALLBACK_NETWORKS = [ip_network(network) for network in env.get("CALLBACK_NETWORKS", "").split()]
+
 # How often in an hour (instagram/api/limits.py); "name=number …" in the environment overrides.
 RATE_LIMITS = {
     "requests": 5000,  # of an access token, or of a client without one
@@ -165,6 +170,7 @@ RATE_LIMITS = {
     "relationships": 120,
     # Of an IP address, which may be that of a school, or of a carrier with a city behind it.
     "sign_ups": 100,
+    "subscriptions": 100,
     "logins": 500,
     "logins_of_user": 30,  # attempts to log in with one username
 } | {name: int(most) for name, most in (pair.split("=") for pair in env.get("RATE_LIMITS", "").split())}

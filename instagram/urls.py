@@ -6,6 +6,7 @@ import accounts.api as accounts
 import accounts.oauth as oauth
 import accounts.pages as pages
 import feeds.api as feeds
+import notifications.api as notifications
 import photos.api as photos
 from accounts.web import page
 from instagram.api import dispatch, health, limits
@@ -63,6 +64,12 @@ urlpatterns = [
     route("v1/locations/search", GET=photos.search_locations),
     route("v1/locations/{location_id}/media/recent", GET=photos.location_media),
     route("v1/locations/{location_id}", GET=photos.get_location),
+    route(
+        "v1/subscriptions",
+        GET=notifications.list_subscriptions,
+        POST=("subscriptions", notifications.create_subscription),
+        DELETE=notifications.delete_subscriptions,
+    ),
     route("v1/tags/search", GET=photos.search_tags),
     route("v1/tags/{name}/media/recent", GET=photos.tagged_media),
     route("v1/tags/{name}", GET=photos.get_tag),

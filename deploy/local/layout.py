@@ -112,7 +112,9 @@ class Stack:
             "S3_PHOTOS_BUCKET": "photos",
             "GUNICORN_BIND": self.address("gunicorn"),
             # Demo and tests sign up and log in all their people from one address, this machine's.
-            "RATE_LIMITS": "sign_ups=1000000 logins=1000000",
+            "RATE_LIMITS": "sign_ups=1000000 logins=1000000 subscriptions=1000000",
+            # A developer's callback may be on this machine; nothing else of ours may be one.
+            "CALLBACK_NETWORKS": "127.0.0.1/32",
             **ONLY_IN.get(self.name, {}),
         }
 
