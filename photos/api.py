@@ -11,7 +11,7 @@ from accounts.services import users
 from accounts.tokens import Caller, Viewer
 from accounts.types import Count, Cursor, Id, Timestamp, Whole
 from photos import comments, likes, places, schemas, services, storage, tags
-from photos.schemas import Comment, Location, Media, Tag, Upload, media_for, media_id, photo_of_shortcode
+from photos.schemas import Comment, Location, Media, Tag, Upload, media_for, photo_of_shortcode
 from photos.types import MediaId, MediaRef
 from shardmap.ids import MAX_ID, first_id_at
 
@@ -92,11 +92,8 @@ def recent_media(
 ) -> tuple[list[Media], Cursor]:
     """A user's photos, latest first."""
     below, above = _bounds(max_timestamp, min_timestamp, max_id, min_id)
-    # One more than asked for tells whether there is a next page.
-    photos = services.recent_of(viewer.user_id, user_id, below, above, count + 1)
-    page = photos[:count]
-    cursor = {"max_id": media_id(page[-1])} if len(photos) > count else {}
-    return media_for(viewer.user_id, page), cursor
+    photos, last_id = services.recent_of(viewer.user_id, user_id, below, above, count)
+    return media_for(viewer.user_id, photos), {} if last_id is None else {"max_id": f"{last_id}_{user_id}"}
 
 
 def liked_media(viewer: Viewer, count: Count = 20, max_like_id: Id | None = None) -> tuple[list[Media], Cursor]:
@@ -153,8 +150,9 @@ def tagged_media(
     viewer: Caller, name: str, count: Count = 20, max_tag_id: Id = MAX_ID, min_tag_id: Id = 0
 ) -> tuple[list[Media], Cursor]:
     """The photos under a tag, latest tagging first."""
-    photos, next_id = tags.media_of(viewer.user_id, name, max_tag_id, min_tag_id, count)
-    return media_for(viewer.user_id, photos), {} if next_id is None else {"max_tag_id": str(next_id)}
+    photos, first, last = tags.media_of(viewer.user_id, name, max_tag_id, min_tag_id, count)
+    cursor = {"min_tag_id": first, "max_tag_id": last}
+    return media_for(viewer.user_id, photos), {name: str(since) for name, since in cursor.items() if since is not None}
 
 
 def search_tags(viewer: Caller, q: str, count: Count = 20) -> list[Tag]:

@@ -111,10 +111,11 @@ def media_near(
                 "radius": distance / EARTH_METRES,
                 "below": below,
                 "above": above,
-                "count": count,
+                # Some may be hidden from this viewer; twice as many leave enough to fill the page, or nearly.
+                "count": 2 * count,
             },
         )
-        return seen(viewer_id, cursor.fetchall())
+        return seen(viewer_id, cursor.fetchall())[:count]
 
 
 def media_at(

@@ -215,17 +215,25 @@ def get(viewer_id: int | None, photo_id: int, owner_id: int | None = None) -> di
     return photo
 
 
-def recent_of(viewer_id: int | None, owner_id: int, below: int, above: int, count: int) -> list[dict]:
-    """A user's newest photos with IDs between `above` and `below`, as values of kind MEDIA. Raises as `get`."""
+def recent_of(
+    viewer_id: int | None, owner_id: int, below: int, above: int, count: int
+) -> tuple[list[dict], int | None]:
+    """A user's newest photos with IDs between `above` and `below`, as values of kind MEDIA; and the page's last ID.
+
+    The ID is None when there are no more. Raises as `get`.
+    """
     found, *sight = cache.fetch((USERS, [owner_id]), *sight_of(viewer_id))
     if owner_id not in found:
         raise NotFound(f"there is no user {owner_id}")
     Sight.of(viewer_id, *sight).require_seen(found[owner_id])
     with on_shard(owner_id):
         photos = Photo.objects.filter(owner_id=owner_id, status=Status.READY, id__gt=above, id__lt=below)
-        ids = list(photos.order_by("-id").values_list("id", flat=True)[:count])
-    (media,) = cache.fetch((MEDIA, ids))
-    return [media[photo_id] for photo_id in ids if photo_id in media]
+        # One more than asked for tells whether there is a next page.
+        ids = list(photos.order_by("-id").values_list("id", flat=True)[: count + 1])
+    page = ids[:count]
+    (media,) = cache.fetch((MEDIA, page))
+    photos = [media[photo_id] for photo_id in page if photo_id in media]
+    return photos, page[-1] if len(ids) > count else None
 
 
 def is_ready(owner_id: int, photo_id: int) -> bool:

@@ -58,10 +58,13 @@ def get_tag(name: str) -> tuple[str, int]:
     return tag.name, tag.media_count
 
 
-def media_of(viewer_id: int | None, name: str, below: int, above: int, count: int) -> tuple[list[dict], int | None]:
+def media_of(
+    viewer_id: int | None, name: str, below: int, above: int, count: int
+) -> tuple[list[dict], int | None, int | None]:
     """The photos under a tag that the viewer may see, latest first, as values of kind MEDIA.
 
-    Between the taggings `above` and `below`; also returned is the last tagging of the page, if there are more.
+    Between the taggings `above` and `below`; also returned are the first tagging of the page, and the last one, if
+    there are more.
     """
     name = normal(name)
     with _on_shard_of(name):
@@ -70,7 +73,7 @@ def media_of(viewer_id: int | None, name: str, below: int, above: int, count: in
         rows = list(taggings.order_by("-since").values_list("photo_id", "owner_id", "since")[: count + 1])
     page = rows[:count]
     photos = seen(viewer_id, [(photo_id, owner_id) for photo_id, owner_id, _ in page])
-    return photos, page[-1][2] if len(rows) > count else None
+    return photos, page[0][2] if page else None, page[-1][2] if len(rows) > count else None
 
 
 def search(text: str, count: int) -> list[tuple[str, int]]:

@@ -7,7 +7,8 @@ An endpoint is a function in an app's `api.py` whose signature says all there is
 `viewer: Viewer` means that an access token is needed; `viewer: Caller`, that a client_id will do, and that there may be
 nobody to whom the answer is. Every other parameter comes from the path, the query or the body (a form or a JSON
 object), and is checked by pydantic against its type. The function returns `data`, or `(data, cursor)` for a page, where
-`cursor` holds the parameters that ask for the next page, or is empty on the last one.
+`cursor` holds the parameters that ask for the next page, or is empty on the last one. A `min_…` in it is told as it is:
+by this, a client can ask later for what has come since.
 """
 
 import inspect
@@ -270,18 +271,20 @@ def _checked(endpoint: Endpoint, params: dict[str, Any]) -> dict[str, Any]:
 
 def _pagination(request: HttpRequest, cursor: dict[str, str], signer: Client | None) -> dict[str, str]:
     """How to ask for the next page; if this one was asked for with a signature, the `next_url` has one of its own."""
-    if not cursor:
-        return {}
+    newer = {name: value for name, value in cursor.items() if name.startswith("min_")}
+    older = {name: value for name, value in cursor.items() if name not in newer}
+    if not older:
+        return newer
     query = request.GET.copy()
     query.pop("callback", None)
     query.pop("sig", None)
-    for name, value in cursor.items():
+    for name, value in older.items():
         query[name] = value
     path = escape_uri_path(request.path)
     if signer is not None:
         query["sig"] = signatures.sign(path.removeprefix("/v1"), query.dict(), signer.secret)
     next_url = f"{settings.SITE_URL}{path}?{query.urlencode()}"
-    return {f"next_{name}": value for name, value in cursor.items()} | {"next_url": next_url}
+    return newer | {f"next_{name}": value for name, value in older.items()} | {"next_url": next_url}
 
 
 def _response_to(request: HttpRequest, error: Exception) -> HttpResponse:

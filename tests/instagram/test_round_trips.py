@@ -13,6 +13,7 @@ from django.db import connections
 from django.test import Client
 
 from feeds import home
+from instagram.api.dispatch import parameters
 from photos import likes
 from photos.cached import LIKERS_SHOWN
 from shardmap import cache
@@ -138,12 +139,11 @@ LISTS = [
 ]
 
 
-def test_no_list_is_left_out(world):
-    def has_pages(path: str) -> bool:
-        response = Client().get(routes.filled(path), world.query | {"count": 0})
-        return response.status_code == 400 and b'"count: ' in response.content
-
-    assert {path for path in routes.paths() if has_pages(path)} == set(LISTS)
+def test_no_list_is_left_out():
+    lists = [
+        one.path for one in routes.routes() if "GET" in one.endpoints and "count" in parameters(one.endpoints["GET"][1])
+    ]
+    assert sorted(LISTS) == sorted(lists)
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["cold", "warm"])
