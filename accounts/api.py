@@ -55,6 +55,13 @@ def change_password(viewer: Viewer, old_password: str, new_password: str) -> New
     return {"access_token": services.change_password(viewer.user_id, old_password, new_password)}
 
 
+def delete_account(viewer: Viewer, password: str) -> None:
+    """Deletes your account, with all that you published, liked and said."""
+    if viewer.client_id != PHONE:
+        raise InvalidClient(f"client_id: {viewer.client_id!r} may not delete accounts")
+    services.delete_account(viewer.user_id, password)
+
+
 def follows(viewer: Caller, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[User], Cursor]:
     """Whom a user follows, latest first."""
     return _people(*graph.follows_of(viewer.user_id, user_id, cursor, count))

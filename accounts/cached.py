@@ -10,7 +10,7 @@ FIELDS = ("id", "username", "full_name", "bio", "website", "profile_picture", "i
 
 
 def _load_users(user_ids: list[int]) -> dict[int, dict]:
-    return {user["id"]: user for user in User.objects.filter(id__in=user_ids).values(*FIELDS)}
+    return {user["id"]: user for user in User.objects.filter(id__in=user_ids, is_active=True).values(*FIELDS)}
 
 
 def _each_in_its_shard(load: Callable[[int], object]) -> Callable[[list[int]], dict[int, object]]:

@@ -23,6 +23,7 @@ from workers.outbox import enqueue
 
 # Instagram's own limit. It bounds the rebuild of a feed and the size of the cached set of followees.
 MAX_FOLLOWS = 7500
+OTHERS_A_JOB = 200  # with whom a deleted user's ties are ended: a second or two of work
 
 Page = tuple[list[dict], int | None]  # users (values of kind USERS), and the cursor of the next page
 
@@ -134,7 +135,7 @@ def mirror_follow(follower_id: int, followee_id: int) -> None:
             mirrored.save(update_fields=["status", "version", "since"])
             if followed_by:
                 add_to_counts(followee_id, followed_by=followed_by)
-                enqueue("feeds.follow_changed", follower_id=follower_id, followee_id=followee_id)
+            enqueue("feeds.follow_changed", follower_id=follower_id, followee_id=followee_id)
         # A follow that began before a block and committed after it: the block wins.
         blocked = edge.status and Block.objects.filter(blocker_id=followee_id, blocked_id=follower_id).exists()
     cache.forget_surely(EDGES.key(follower_id), COUNTS.key(follower_id), COUNTS.key(followee_id))
@@ -143,6 +144,35 @@ def mirror_follow(follower_id: int, followee_id: int) -> None:
     elif edge.status == Edge.REQUESTED and User.objects.filter(id=followee_id, is_private=False).exists():
         # A request that began before the account was made public, and came after all others were let in.
         _change(follower_id, followee_id, _approved)
+
+
+def leave(user_id: int, after: int) -> int | None:
+    """Ends all that there is between a user and the next others with IDs above `after`; returns the last one's ID.
+
+    None when there are no more.
+    """
+    with on_shard(user_id):
+        rows_of = [
+            (Follow.objects.filter(follower_id=user_id).exclude(status=Edge.NONE), "followee_id"),
+            (Follower.objects.filter(followee_id=user_id).exclude(status=Edge.NONE), "follower_id"),
+            (Block.objects.filter(blocker_id=user_id), "blocked_id"),
+            (BlockedBy.objects.filter(blocked_id=user_id), "blocker_id"),
+        ]
+        follows, followers, blocked, blockers = (
+            set(rows.filter(**{f"{other}__gt": after}).order_by(other).values_list(other, flat=True)[:OTHERS_A_JOB])
+            for rows, other in rows_of
+        )
+    others = sorted(follows | followers | blocked | blockers)[:OTHERS_A_JOB]
+    for other_id in others:
+        if other_id in follows:
+            unfollow(user_id, other_id)
+        if other_id in followers:
+            unfollow(other_id, user_id)
+        if other_id in blocked:
+            unblock(user_id, other_id)
+        if other_id in blockers:
+            unblock(other_id, user_id)
+    return others[-1] if others else None
 
 
 def relationship(viewer_id: int, user_id: int) -> Relationship:
@@ -212,6 +242,13 @@ def follows(follower_id: int, followee_id: int) -> tuple[bool, int]:
     with on_shard(follower_id):
         edge = Follow.objects.filter(follower_id=follower_id, followee_id=followee_id).first()
     return (edge.status == Edge.FOLLOWS, edge.version) if edge else (False, 0)
+
+
+def status_seen_by_followee(follower_id: int, followee_id: int) -> Edge:
+    """How a follower stands to a followee, as far as the followee's shard knows."""
+    with on_shard(followee_id):
+        edge = Follower.objects.filter(follower_id=follower_id, followee_id=followee_id).first()
+    return Edge(edge.status) if edge else Edge.NONE
 
 
 def follower_chunks(user_id: int, size: int) -> Iterator[tuple[int, int]]:

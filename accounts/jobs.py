@@ -1,7 +1,11 @@
 """What follows from changes to accounts and to the follow graph."""
 
+from django.db import transaction
+from oauth2_provider.models import Application
+
 from accounts import graph
 from shardmap import cache
+from workers.outbox import enqueue
 from workers.registry import job
 
 job("accounts.mirror_follow")(graph.mirror_follow)
@@ -12,3 +16,14 @@ job("accounts.approve_all")(graph.approve_all)
 @job("accounts.forget")
 def forget(keys: list[str]) -> None:
     cache.forget_surely(*keys)
+
+
+@job("accounts.erase")
+def erase(user_id: int, after: int = 0) -> None:
+    """Removes what a deleted user has left in the graph, and the user's clients; some at a time."""
+    last = graph.leave(user_id, after)
+    if last is None:
+        Application.objects.filter(user_id=user_id).delete()
+        return
+    with transaction.atomic():
+        enqueue("accounts.erase", user_id=user_id, after=last)

@@ -24,6 +24,8 @@ class User(AbstractBaseUser):
     website = models.CharField(max_length=200)
     profile_picture = models.CharField(max_length=200)  # a URL, or "" for the default picture
     is_private = models.BooleanField(db_default=False)  # photos for approved followers only
+    # False: deleted. The row stays, emptied, so that the ID is never another's.
+    is_active = models.BooleanField(db_default=True)
     created_at = models.DateTimeField(db_default=Now())
     last_login = None  # phones stay logged in
 

@@ -17,6 +17,7 @@ from shardmap import cache
 from workers.outbox import enqueue
 
 USERNAME = re.compile(r"[a-z0-9._]{1,30}")
+ROOMS = ("accounts", "photos", "feeds")  # that hold something of a user
 LONGEST_PASSWORD = 128  # hashing is dear; a megabyte of password would be an attack
 
 
@@ -54,6 +55,11 @@ def users(user_ids: Iterable[int]) -> dict[int, dict]:
     return found
 
 
+def users_named(names: Iterable[str]) -> dict[str, int]:
+    """The IDs of users by their names, which are given in lower case; names that nobody has are left out."""
+    return dict(User.objects.filter(username__in=names, is_active=True).values_list("username", "id"))
+
+
 def profile(viewer_id: int | None, user_id: int) -> tuple[dict, dict]:
     """A user and the user's counts, as values of kinds USERS and COUNTS. Raises NotFound, NotAllowed."""
     found, counts, *sight = cache.fetch((USERS, [user_id]), (COUNTS, [user_id]), *sight_of(viewer_id))
@@ -89,14 +95,36 @@ def edit(user_id: int, **changes) -> dict:
 
 def change_password(user_id: int, old: str, new: str) -> str:
     """Gives a user another password, and ends every session; returns a new access token. Raises InvalidParameters."""
-    user = User.objects.get(id=user_id)
-    if len(old) > LONGEST_PASSWORD or not user.check_password(old):
-        raise InvalidParameters("old_password: is wrong")
+    user = _with_password(user_id, old, "old_password")
     _set_password(user, new, "new_password")
     with transaction.atomic():
         user.save(update_fields=["password"])
         tokens.revoke_all(user_id)
         return tokens.issue(user, tokens.PHONE)
+
+
+def delete_account(user_id: int, password: str) -> None:
+    """Takes a user off the site at once, and frees the name; jobs remove all else. Raises InvalidParameters."""
+    user = _with_password(user_id, password, "password")
+    user.is_active = False
+    user.username = user.email = f"deleted:{user_id}"  # which nobody can have as a name
+    user.full_name = user.bio = user.website = user.profile_picture = ""
+    user.set_unusable_password()
+    with transaction.atomic():
+        user.save()
+        tokens.revoke_all(user_id)
+        enqueue("accounts.forget", keys=[USERS.key(user_id)])
+        for room in ROOMS:
+            enqueue(f"{room}.erase", user_id=user_id)
+    cache.forget(USERS.key(user_id))
+
+
+def _with_password(user_id: int, password: str, parameter: str) -> User:
+    """The user whose password this is. Raises InvalidParameters."""
+    user = User.objects.get(id=user_id)
+    if len(password) > LONGEST_PASSWORD or not user.check_password(password):
+        raise InvalidParameters(f"{parameter}: is wrong")
+    return user
 
 
 def _set_password(user: User, password: str, parameter: str = "password") -> None:

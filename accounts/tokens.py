@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from oauth2_provider.generators import generate_client_id
-from oauth2_provider.models import AccessToken, Application
+from oauth2_provider.models import AccessToken, Application, Grant
 
 from accounts.errors import InvalidClient, InvalidToken
 from accounts.models import SigningClient, User
@@ -114,7 +114,8 @@ def issue(user: User, client_id: str) -> str:
 
 
 def revoke_all(user_id: int) -> None:
-    """Ends all sessions of a user. To be called in a transaction of the directory."""
+    """Ends all sessions of a user, in all apps. To be called in a transaction of the directory."""
+    Grant.objects.filter(user_id=user_id).delete()
     AccessToken.objects.filter(user_id=user_id).delete()
 
 

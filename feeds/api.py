@@ -1,10 +1,11 @@
-"""The endpoints of the home feed and of the popular page."""
+"""The endpoints of the home feed, of the popular page and of the activity."""
 
 from accounts.tokens import Caller, Viewer
-from accounts.types import Count, Cursor
-from feeds import popular, services
+from accounts.types import Count, Cursor, Id
+from feeds import activity, popular, schemas, services
 from photos.schemas import Media, media_for, media_id
 from photos.types import MediaId
+from shardmap.ids import MAX_ID
 
 
 def home_feed(
@@ -21,3 +22,9 @@ def home_feed(
 def popular_media(viewer: Caller, count: Count = 20) -> list[Media]:
     """The photos that many like these days."""
     return media_for(viewer.user_id, popular.popular(viewer.user_id, count))
+
+
+def get_activity(viewer: Viewer, count: Count = 20, cursor: Id = MAX_ID) -> tuple[list[schemas.Activity], Cursor]:
+    """What others did that concerns you, newest first; likes on one photo come together."""
+    groups, next_cursor = activity.read(viewer.user_id, cursor, count)
+    return [schemas.activity(group) for group in groups], {} if next_cursor is None else {"cursor": str(next_cursor)}

@@ -76,6 +76,11 @@ def add(user_id: int, entries: Iterable[Entry]) -> None:
     _script("merge")([_key(user_id)], ["add", FEED_LENGTH, FEED_SECONDS, *map(_text, entries)])
 
 
+def drop(user_id: int) -> None:
+    """Removes a feed."""
+    _redis().unlink(_key(user_id))
+
+
 def rebuild(user_id: int, read: Callable[[int], list[Entry]]) -> None:
     """Makes a feed of what `read(count)` returns: the newest photos that belong into it, at most `count`.
 

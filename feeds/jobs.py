@@ -1,11 +1,33 @@
 """What keeps the feeds up to date."""
 
-from feeds import popular, services
+from feeds import activity, home, popular, services
 from workers.registry import job
 
 job("feeds.fan_out")(services.fan_out)
 job("feeds.push_chunk")(services.push_chunk)
-job("feeds.remove_photo")(services.remove_photo)
 job("feeds.remove_chunk")(services.remove_chunk)
-job("feeds.liked")(popular.liked)
-job("feeds.follow_changed")(services.follow_changed)
+job("feeds.said")(activity.said)
+
+
+@job("feeds.remove_photo")
+def remove_photo(owner_id: int, photo_id: int) -> None:
+    services.remove_photo(owner_id, photo_id)
+    activity.forget_photo(owner_id, photo_id)
+
+
+@job("feeds.liked")
+def liked(user_id: int, owner_id: int, photo_id: int) -> None:
+    popular.liked(owner_id, photo_id)
+    activity.liked(user_id, owner_id, photo_id)
+
+
+@job("feeds.follow_changed")
+def follow_changed(follower_id: int, followee_id: int) -> None:
+    services.follow_changed(follower_id, followee_id)
+    activity.edge_changed(follower_id, followee_id)
+
+
+@job("feeds.erase")
+def erase(user_id: int) -> None:
+    home.drop(user_id)
+    activity.erase(user_id)

@@ -27,9 +27,10 @@ SECONDS_FOR_TEN_TIMES = 45_000
 def liked(owner_id: int, photo_id: int) -> None:
     """Puts a photo whose likes have changed at its place, as a job."""
     likes = likes_of(owner_id, photo_id)
+    owner = users([owner_id]).get(owner_id)
     redis = redis_client(settings.REDIS_FEEDS_URL)
     entry = f"{photo_id}_{owner_id}"
-    if not likes or users([owner_id])[owner_id]["is_private"]:
+    if not likes or owner is None or owner["is_private"]:
         redis.zrem(KEY, entry)
         return
     score = math.log10(likes) + time_of_id(photo_id).timestamp() / SECONDS_FOR_TEN_TIMES

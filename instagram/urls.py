@@ -30,6 +30,7 @@ urlpatterns = [
     route("v1/accounts/edit", POST=accounts.edit_profile),
     route("v1/accounts/password", POST=accounts.change_password),
     route("v1/users/self/feed", GET=feeds.home_feed),
+    route("v1/users/self/activity", GET=feeds.get_activity),
     route("v1/users/self/requested-by", GET=("relationships", accounts.requested_by)),
     route("v1/users/self/media/liked", GET=photos.liked_media),
     route("v1/users/search", GET=accounts.search_users),

@@ -1,5 +1,9 @@
 """Comments, in the photo's shard."""
 
+from collections.abc import Iterable
+from itertools import islice
+
+from django.conf import settings
 from django.db.models import F
 
 from accounts.cached import USERS
@@ -9,10 +13,13 @@ from photos.cached import MEDIA
 from photos.models import Comment, Photo, Status
 from photos.services import get
 from shardmap import cache
+from shardmap.ids import shard_of_id
+from shardmap.scatter import scatter
 from shardmap.shards import on_shard, shard_transaction
 from workers.outbox import enqueue
 
 LONGEST_COMMENT = 300
+COMMENTS_A_JOB = 100  # of a deleted user: a second or two of work
 
 Ref = tuple[int, int | None]  # photo, and its owner as far as known
 
@@ -35,14 +42,33 @@ def comment(user_id: int, ref: Ref, text: str) -> dict:
 def delete_comment(user_id: int, ref: Ref, comment_id: int) -> None:
     """Removes a comment; its author and the photo's owner may. Raises NotFound, NotAllowed, and as `services.get`."""
     photo = get(user_id, *ref)
+    with on_shard(photo["owner_id"]):
+        said = Comment.objects.filter(id=comment_id, photo_id=photo["id"]).first()
+    if said is None:
+        raise NotFound(f"there is no comment {comment_id} on media {photo['id']}")
+    if user_id not in (said.user_id, photo["owner_id"]):
+        raise NotAllowed("only its author and the owner of the photo may delete a comment")
+    _remove(photo, said)
+
+
+def delete_some_of(user_id: int) -> bool:
+    """Removes some of the comments of a deleted user, in all shards; returns whether there were any left."""
+    comments = f"""
+        SELECT comment.id, comment.text, photo.id, photo.owner_id
+        FROM "logical"."photos_comment" AS comment JOIN "logical"."photos_photo" AS photo ON photo.id = comment.photo_id
+        WHERE comment.user_id = %s LIMIT {COMMENTS_A_JOB}
+    """
+    everywhere = {shard: [user_id] for shard in range(settings.LOGICAL_SHARDS)}
+    rows = list(islice(scatter(comments, everywhere), COMMENTS_A_JOB))
+    for comment_id, text, photo_id, owner_id in rows:
+        said = Comment(id=comment_id, photo_id=photo_id, user_id=user_id, text=text)
+        _remove({"id": photo_id, "owner_id": owner_id}, said)
+    return bool(rows)
+
+
+def _remove(photo: dict, said: Comment) -> None:
     with shard_transaction(photo["owner_id"]):
-        comments = Comment.objects.filter(id=comment_id, photo_id=photo["id"])
-        said = comments.first()
-        if said is None:
-            raise NotFound(f"there is no comment {comment_id} on media {photo['id']}")
-        if user_id not in (said.user_id, photo["owner_id"]):
-            raise NotAllowed("only its author and the owner of the photo may delete a comment")
-        if comments.delete()[0]:
+        if Comment.objects.filter(id=said.id).delete()[0]:
             Photo.objects.filter(id=photo["id"]).update(comments=F("comments") - 1)
             _changed(photo, said)
     cache.forget(MEDIA.key(photo["id"]))
@@ -54,6 +80,24 @@ def _changed(photo: dict, said: Comment) -> None:
         enqueue("photos.tag", owner_id=photo["owner_id"], photo_id=photo["id"])
     else:
         enqueue("accounts.forget", keys=[MEDIA.key(photo["id"])])
+    said_where = {"owner_id": photo["owner_id"], "photo_id": photo["id"], "comment_id": said.id}
+    enqueue("feeds.said", user_id=said.user_id, text=said.text, **said_where)
+
+
+def text_of(owner_id: int, photo_id: int, comment_id: int) -> str | None:
+    """What a comment says, from the shard; None if it is gone."""
+    with on_shard(owner_id):
+        return Comment.objects.filter(id=comment_id, photo_id=photo_id).values_list("text", flat=True).first()
+
+
+def comments_by_id(comment_ids: Iterable[int]) -> dict[int, dict]:
+    """Comments, {id, user_id, text}, one query a database; those that are gone are left out."""
+    by_shard: dict[int, list[int]] = {}
+    for comment_id in comment_ids:
+        by_shard.setdefault(shard_of_id(comment_id), []).append(comment_id)
+    sql = 'SELECT id, user_id, text FROM "logical"."photos_comment" WHERE id = ANY(%s)'
+    rows = scatter(sql, {shard: [ids] for shard, ids in by_shard.items()})
+    return {row[0]: dict(zip(("id", "user_id", "text"), row, strict=True)) for row in rows}
 
 
 def comments_on(viewer_id: int | None, ref: Ref, cursor: int | None, count: int) -> tuple[list[dict], dict, int | None]:

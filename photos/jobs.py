@@ -1,6 +1,9 @@
 """What follows from publishing and deleting photos."""
 
-from photos import likes, places, services, tags
+from django.db import transaction
+
+from photos import comments, likes, places, services, tags
+from workers.outbox import enqueue
 from workers.registry import job
 
 job("photos.process")(services.process)
@@ -8,3 +11,12 @@ job("photos.bury")(services.bury)
 job("photos.mirror_like")(likes.mirror_like)
 job("photos.tag")(tags.retag)
 job("photos.place")(places.place)
+
+
+@job("photos.erase")
+def erase(user_id: int) -> None:
+    """Removes what a deleted user has published, liked and said; some at a time."""
+    left = [some(user_id) for some in (services.delete_some_of, likes.unlike_some_of, comments.delete_some_of)]
+    if any(left):
+        with transaction.atomic():
+            enqueue("photos.erase", user_id=user_id)

@@ -1,5 +1,7 @@
 """Likes: the row in the photo's shard is the truth, the one in the liker's shard its mirror."""
 
+from contextlib import suppress
+
 from django.db.models import F
 
 from accounts.cached import USERS
@@ -13,6 +15,8 @@ from shardmap import cache
 from shardmap.shards import on_shard, shard_transaction
 from workers.mirror import mirror
 from workers.outbox import enqueue
+
+LIKES_A_JOB = 100  # of a deleted user: a second or two of work
 
 
 def like(user_id: int, photo_id: int, owner_id: int | None = None) -> None:
@@ -64,6 +68,18 @@ def liked_by(user_id: int, max_like_id: int | None, count: int) -> tuple[list[di
     return photos, page[-1][2] if len(rows) > count else None
 
 
+def unlike_some_of(user_id: int) -> bool:
+    """Takes back some of the likes of a deleted user; returns whether there were any left."""
+    with on_shard(user_id):
+        likes = list(Liked.objects.filter(user_id=user_id).values_list("photo_id", "owner_id")[:LIKES_A_JOB])
+    for photo_id, owner_id in likes:
+        with suppress(NotFound):  # the photo is deleted, with all likes
+            _set(user_id, {"id": photo_id, "owner_id": owner_id}, liked=False)
+        with on_shard(user_id):
+            Liked.objects.filter(user_id=user_id, photo_id=photo_id).delete()
+    return bool(likes)
+
+
 def mirror_like(user_id: int, photo_id: int, owner_id: int) -> None:
     """The rest of `like` and `unlike`, as a job: whatever of it the request did not get to."""
     _mirror(user_id, photo_id, owner_id)
@@ -84,7 +100,7 @@ def _set(user_id: int, photo: dict, *, liked: bool) -> None:
         if changed:
             row.update(likes=F("likes") + (1 if liked else -1))
             enqueue("photos.mirror_like", user_id=user_id, photo_id=photo_id, owner_id=owner_id)
-            enqueue("feeds.liked", owner_id=owner_id, photo_id=photo_id)
+            enqueue("feeds.liked", user_id=user_id, owner_id=owner_id, photo_id=photo_id)
     if changed:
         _mirror(user_id, photo_id, owner_id)
     cache.forget(MEDIA.key(photo_id), LIKED.key(liked_id(user_id, photo_id)))
@@ -98,9 +114,10 @@ def _mirror(user_id: int, photo_id: int, owner_id: int) -> None:
             else:
                 Liked.objects.filter(user_id=user_id, photo_id=photo_id).delete()
 
-    mirror(lambda: _is_liked(user_id, photo_id, owner_id), write)
+    mirror(lambda: is_liked(user_id, photo_id, owner_id), write)
 
 
-def _is_liked(user_id: int, photo_id: int, owner_id: int) -> bool:
+def is_liked(user_id: int, photo_id: int, owner_id: int) -> bool:
+    """Whether a user likes a photo, from the photo's shard."""
     with on_shard(owner_id):
         return Like.objects.filter(photo_id=photo_id, user_id=user_id).exists()

@@ -80,7 +80,10 @@ class Comment(models.Model):
 
     class Meta:
         db_table = sharded_table("photos_comment")
-        indexes = [models.Index(fields=["photo_id", "id"], name="comments_of_photo")]
+        indexes = [
+            models.Index(fields=["photo_id", "id"], name="comments_of_photo"),
+            models.Index(fields=["user_id"], name="comments_of_user"),  # for when an account is deleted
+        ]
 
 
 class Tag(models.Model):

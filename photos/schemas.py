@@ -72,6 +72,14 @@ class Location(Point):
     name: str
 
 
+class MediaPreview(TypedDict):
+    """What it takes to show a photo, and to link to it."""
+
+    id: MediaIdText
+    link: str
+    images: Images
+
+
 class Tag(TypedDict):
     """A tag, without its #."""
 
@@ -183,19 +191,24 @@ def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, locations:
         "tags": list(dict.fromkeys([*tags_in(photo["caption"]), *photo["tags"]])),
         "filter": photo["filter"],
         "location": _location(photo, locations),
-        "link": f"{settings.SITE_URL}/p/{shortcode(photo['id'])}/",
-        "created_time": _created_time(photo["id"]),
+        "link": _link(photo),
+        "created_time": created_time(photo["id"]),
         "user_has_liked": has_liked,
         "users_in_photo": [],
         "attribution": None,
     }
 
 
+def media_preview(photo: dict) -> MediaPreview:
+    """What it takes to show a photo and to link to it."""
+    return {"id": media_id(photo), "link": _link(photo), "images": _images(photo)}
+
+
 def comment(said: dict, users: dict[int, ShortUser]) -> Comment:
     """A comment, {id, user_id, text}, as the API has it; `users` are short users."""
     return {
         "id": str(said["id"]),
-        "created_time": _created_time(said["id"]),
+        "created_time": created_time(said["id"]),
         "text": said["text"],
         "from": users[said["user_id"]],
     }
@@ -205,8 +218,13 @@ def tag(name: str, media_count: int) -> Tag:
     return {"name": name, "media_count": media_count}
 
 
-def _created_time(some_id: int) -> str:
+def created_time(some_id: int) -> str:
+    """When what has this ID was made: Unix time in seconds."""
     return str(int(time_of_id(some_id).timestamp()))
+
+
+def _link(photo: dict) -> str:
+    return f"{settings.SITE_URL}/p/{shortcode(photo['id'])}/"
 
 
 def _images(photo: dict) -> Images:
@@ -220,8 +238,12 @@ def _caption(photo: dict, user: ShortUser) -> Comment | None:
     if not photo["caption"]:
         return None
     # A photo has one caption at most, so the photo's ID serves as the caption's.
-    created_time = _created_time(photo["id"])
-    return {"id": str(photo["id"]), "text": photo["caption"], "created_time": created_time, "from": user}
+    return {
+        "id": str(photo["id"]),
+        "text": photo["caption"],
+        "created_time": created_time(photo["id"]),
+        "from": user,
+    }
 
 
 def _location(photo: dict, locations: dict[int, dict]) -> Location | Point | None:

@@ -23,6 +23,7 @@ from photos.cached import MEDIA
 from photos.imaging import MAX_BYTES, NotAPicture, render
 from photos.models import Comment, Like, Photo, Status
 from shardmap import cache, photo_map
+from shardmap.batches import delete_all
 from shardmap.ids import MAX_ID, shard_of_id
 from shardmap.scatter import scatter
 from shardmap.shards import on_logical_shard, on_shard, shard_of, shard_transaction
@@ -30,8 +31,8 @@ from workers.outbox import enqueue
 
 CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 OWNERS_A_QUERY = 5000
-ROWS_A_DELETE = 1000
 MAX_DECODES = 3
+PHOTOS_A_JOB = 100  # of a deleted user: a second or two of work
 
 
 def create_upload(owner_id: int, content_type: str) -> dict:
@@ -137,13 +138,22 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
     with shard_transaction(photo.owner_id):
         still_processing = Photo.objects.filter(id=photo.id, status=Status.PROCESSING)
         if still_processing.update(status=status, message=message) and status == Status.READY:
+            photo.refresh_from_db()  # the caption may have been edited meanwhile
             add_to_counts(photo.owner_id, media=+1)
             enqueue("feeds.fan_out", owner_id=photo.owner_id, photo_id=photo.id)
             if photo.latitude is not None:
                 enqueue("photos.place", owner_id=photo.owner_id, photo_id=photo.id)
             if "#" in photo.caption:
                 enqueue("photos.tag", owner_id=photo.owner_id, photo_id=photo.id)
+            _tell_mentioned(photo, photo.caption)
     cache.forget(MEDIA.key(photo.id), COUNTS.key(photo.owner_id))
+
+
+def _tell_mentioned(photo: Photo, text: str) -> None:
+    """Writes the job that looks whom the caption mentions; `text` is what it says now, and what it said before."""
+    if "@" in text:
+        said = {"owner_id": photo.owner_id, "photo_id": photo.id, "comment_id": 0}
+        enqueue("feeds.said", user_id=photo.owner_id, text=text, **said)
 
 
 def edit_caption(viewer_id: int, photo_id: int, owner_id: int | None, caption: str) -> dict:
@@ -151,9 +161,12 @@ def edit_caption(viewer_id: int, photo_id: int, owner_id: int | None, caption: s
     if get(viewer_id, photo_id, owner_id)["owner_id"] != viewer_id:
         raise NotAllowed("only its owner may edit a photo")
     with shard_transaction(viewer_id):
-        if not Photo.objects.filter(id=photo_id).exclude(status=Status.DELETED).update(caption=caption):
+        photo = Photo.objects.select_for_update().filter(id=photo_id).exclude(status=Status.DELETED).first()
+        if photo is None:
             raise NotFound(f"there is no media {photo_id}")
+        Photo.objects.filter(id=photo_id).update(caption=caption)
         enqueue("photos.tag", owner_id=viewer_id, photo_id=photo_id)
+        _tell_mentioned(photo, f"{photo.caption}\n{caption}")
     cache.forget(MEDIA.key(photo_id))
     return _media(photo_id)
 
@@ -163,19 +176,34 @@ def delete(viewer_id: int, photo_id: int, owner_id: int | None = None) -> None:
     photo = get(viewer_id, photo_id, owner_id)
     if photo["owner_id"] != viewer_id:
         raise NotAllowed("only its owner may delete a photo")
-    with shard_transaction(viewer_id):
+    _take_off(viewer_id, photo_id)
+
+
+def delete_some_of(owner_id: int) -> bool:
+    """Takes off some of the photos of a deleted user; returns whether there were any left."""
+    with on_shard(owner_id):
+        left = Photo.objects.filter(owner_id=owner_id).exclude(status=Status.DELETED)
+        photo_ids = list(left.values_list("id", flat=True)[:PHOTOS_A_JOB])
+    for photo_id in photo_ids:
+        _take_off(owner_id, photo_id)
+    return bool(photo_ids)
+
+
+def _take_off(owner_id: int, photo_id: int) -> None:
+    with shard_transaction(owner_id):
         locked = Photo.objects.select_for_update().get(id=photo_id)
         if locked.status == Status.READY:
-            add_to_counts(viewer_id, media=-1)
+            add_to_counts(owner_id, media=-1)
         if locked.status != Status.DELETED:
+            _tell_mentioned(locked, locked.caption)
             locked.status, locked.message, locked.caption = Status.DELETED, "", ""
             locked.latitude = locked.longitude = locked.location_id = None
             locked.save(update_fields=["status", "message", "caption", "latitude", "longitude", "location_id"])
-            enqueue("photos.bury", owner_id=viewer_id, photo_id=photo_id, upload_id=locked.upload_id)
-            enqueue("feeds.remove_photo", owner_id=viewer_id, photo_id=photo_id)
-            enqueue("photos.tag", owner_id=viewer_id, photo_id=photo_id)
-            enqueue("photos.place", owner_id=viewer_id, photo_id=photo_id)
-    cache.forget(MEDIA.key(photo_id), COUNTS.key(viewer_id))
+            enqueue("photos.bury", owner_id=owner_id, photo_id=photo_id, upload_id=locked.upload_id)
+            enqueue("feeds.remove_photo", owner_id=owner_id, photo_id=photo_id)
+            enqueue("photos.tag", owner_id=owner_id, photo_id=photo_id)
+            enqueue("photos.place", owner_id=owner_id, photo_id=photo_id)
+    cache.forget(MEDIA.key(photo_id), COUNTS.key(owner_id))
 
 
 def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
@@ -183,16 +211,10 @@ def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
     storage.delete_upload(owner_id, upload_id)
     storage.delete_renditions(upload_id)
     photo_map.forget(photo_id)
-    for rows in (Like, Comment):
-        _delete_all(rows, owner_id, photo_id)
-    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
-
-
-def _delete_all(rows: type[Like] | type[Comment], owner_id: int, photo_id: int) -> None:
-    """Some at a time: a statement may take 5 s, and a famous photo has a million."""
     with on_shard(owner_id):
-        while pks := list(rows.objects.filter(photo_id=photo_id).values_list("pk", flat=True)[:ROWS_A_DELETE]):
-            rows.objects.filter(pk__in=pks).delete()
+        for rows in (Like, Comment):
+            delete_all(rows.objects.filter(photo_id=photo_id))
+    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
 
 
 def get(viewer_id: int | None, photo_id: int, owner_id: int | None = None) -> dict:
@@ -240,6 +262,13 @@ def is_ready(owner_id: int, photo_id: int) -> bool:
     """Whether a photo may be shown, from the shard."""
     with on_shard(owner_id):
         return Photo.objects.filter(id=photo_id, status=Status.READY).exists()
+
+
+def caption_of(owner_id: int, photo_id: int) -> str | None:
+    """What a photo's caption says, from the shard; None unless the photo may be shown."""
+    with on_shard(owner_id):
+        ready = Photo.objects.filter(id=photo_id, status=Status.READY)
+        return ready.values_list("caption", flat=True).first()
 
 
 def newest_of(owner_ids: Iterable[int], max_id: int | None, count: int) -> list[tuple[int, int]]:

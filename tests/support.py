@@ -66,7 +66,7 @@ class Person:
             client_id="phone",
             username=self.username,
             password=PASSWORD,
-            email=f"{self.username}@example.com",
+            email=f"{new_username()}@example.com",
             full_name="Somebody",
         )
         self.token = answer["access_token"]
