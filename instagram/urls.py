@@ -26,7 +26,7 @@ urlpatterns = [
     page("developer/clients/{client_id}/delete", pages.delete_client),
     raw("oauth/access_token", "POST", oauth.access_token, limits.of_login, form=oauth.TokenForm),
     raw("oauth/revoke_token", "POST", oauth.revoke, form=oauth.RevocationForm),
-    route("v1/accounts", POST=("sign_ups", accounts.sign_up)),
+    route("v1/accounts", POST=("sign_ups", accounts.sign_up), DELETE=accounts.delete_account),
     route("v1/accounts/edit", POST=accounts.edit_profile),
     route("v1/accounts/password", POST=accounts.change_password),
     route("v1/users/self/feed", GET=feeds.home_feed),
