@@ -1,9 +1,7 @@
-import random
-
 import pytest
 import requests
 
-from tests.support import Refused, new_username, settled
+from tests.support import Refused, settled
 
 
 def make_private(one, private: bool = True) -> None:
@@ -92,89 +90,6 @@ def test_followers_stay_when_an_account_becomes_private_and_requests_are_let_in_
     settled(one, asking)
     assert one.counts()["followed_by"] == 2
     assert asking.get(f"users/{one.id}/relationship")["outgoing_status"] == "follows"
-
-
-SEEN, REFUSED = 200, "APINotAllowedError"
-OF_A_PUBLIC_ACCOUNT = {
-    #                    owner  follower  requester  stranger  blocked   blocker
-    "users/{owner}": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
-    "users/{owner}/relationship": (SEEN, SEEN, SEEN, SEEN, REFUSED, SEEN),
-    "users/{owner}/media/recent": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
-    "users/{owner}/follows": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
-    "users/{owner}/followed-by": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
-    "media/{media}": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
-    "media/shortcode/{code}": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
-    "media/{media}/likes": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
-    "media/{media}/comments": (SEEN, SEEN, SEEN, SEEN, REFUSED, REFUSED),
-}
-PUBLISHED = [path for path in OF_A_PUBLIC_ACCOUNT if path not in ("users/{owner}", "users/{owner}/relationship")]
-# Lists of photos of all people: is the owner's among them?
-LISTS = ["tags/{tag}/media/recent", "media/search?lat={lat}&lng={lng}", "locations/{location}/media/recent"]
-OF_A_PRIVATE_ACCOUNT = OF_A_PUBLIC_ACCOUNT | dict.fromkeys(PUBLISHED, (SEEN, SEEN, *[REFUSED] * 4))
-VIEWERS = ("owner", "follower", "requester", "stranger", "blocked", "blocker")
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["public", "private"])
-def world(request):
-    """An owner with a photo, and one viewer of each kind; whether the account is private."""
-    from tests.support import Person
-
-    people = {kind: Person() for kind in VIEWERS}
-    owner = people["owner"]
-    people["follower"].follow(owner)
-    settled(owner, people["follower"])
-    media = owner.take(
-        caption=f"#{new_username()}",
-        latitude=f"{random.uniform(-80, 80):.6f}",
-        longitude=f"{random.uniform(-179, 179):.6f}",
-        location_name=new_username(),
-    )
-    people["follower"].post(f"media/{media['id']}/likes")
-    people["follower"].post(f"media/{media['id']}/comments", text="nice")
-    if request.param:
-        make_private(owner)
-        people["requester"].follow(owner)
-    owner.block(people["blocked"])
-    people["blocker"].block(owner)
-    settled(*people.values())
-    return people, media, OF_A_PRIVATE_ACCOUNT if request.param else OF_A_PUBLIC_ACCOUNT
-
-
-@pytest.mark.parametrize("path", OF_A_PUBLIC_ACCOUNT)
-@pytest.mark.parametrize("kind", VIEWERS)
-def test_who_sees_what(world, path, kind):
-    people, media, expected = world
-    code = media["link"].rstrip("/").rpartition("/")[2]
-    response = people[kind].call("GET", path.format(owner=people["owner"].id, media=media["id"], code=code))
-    wanted = expected[path][VIEWERS.index(kind)]
-    assert (SEEN if response.status_code == SEEN else response.json()["meta"]["error_type"]) == wanted
-
-
-@pytest.mark.parametrize("path", LISTS)
-@pytest.mark.parametrize("kind", VIEWERS)
-def test_who_finds_what(world, path, kind):
-    people, media, expected = world
-    place = media["location"]
-    path = path.format(tag=media["tags"][0], lat=place["latitude"], lng=place["longitude"], location=place["id"])
-    found = [one["id"] for one in people[kind].get(path)] == [media["id"]]
-    assert found == (expected["media/{media}"][VIEWERS.index(kind)] == SEEN)
-
-
-@pytest.mark.parametrize("action", ["likes", "comments"])
-@pytest.mark.parametrize("kind", VIEWERS)
-def test_who_may_respond(world, action, kind):
-    people, media, expected = world
-    response = people[kind].call("POST", f"media/{media['id']}/{action}", form={"text": "hello"})
-    wanted = expected["media/{media}"][VIEWERS.index(kind)]
-    assert (SEEN if response.status_code == SEEN else response.json()["meta"]["error_type"]) == wanted
-
-
-@pytest.mark.parametrize("kind", VIEWERS)
-def test_who_finds_whom(world, kind):
-    people, _, _ = world
-    owner = people["owner"]
-    found = ids(people[kind].get("users/search", q=owner.username)) == [owner.id]
-    assert found == (kind not in ("blocked", "blocker"))
 
 
 def test_people_lists_come_latest_first_in_pages_that_neither_repeat_nor_skip(person):

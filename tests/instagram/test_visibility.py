@@ -1,0 +1,206 @@
+"""Who sees what: every GET of the API, asked by everybody whom an account may mean something to.
+
+A new endpoint gets a row in MATRIX; one that shows nothing of other people, a line in NOBODYS.
+"""
+
+import random
+import secrets
+
+import pytest
+from django.conf import settings
+
+from shardmap import cache
+from tests.instagram.routes import filled, routes
+from tests.support import Person, get, settled
+
+KINDS = ("owner", "follower", "requester", "stranger", "blocked", "blocker", "nobody")  # nobody: a client_id alone
+LETTERS = {
+    "APINotAllowedError": "R",
+    "APINotFoundError": "N",
+    "OAuthParameterException": "T",
+    "OAuthAccessTokenException": "X",
+}
+
+# What each of KINDS gets of an account that is public, and of one that is private: S sees it, - an answer without it, R
+# is refused, T needs a token, * whichever. "It" is what `World.shown` has under the second name.
+MATRIX = {
+    "v1/users/{user_id}": ("username", "SSSSRRS", "SSSSRRS"),
+    "v1/users/{user_id}/relationship": ("status", "SSSSRST", "SSSSRST"),
+    "v1/users/search": ("username", "SSSS--S", "SSSS--S"),
+    "v1/users/{user_id}/follows": ("friend", "SSSSRRS", "SSRRRRR"),
+    "v1/users/{user_id}/followed-by": ("friend", "SSSSRRS", "SSRRRRR"),
+    "v1/users/{user_id}/media/recent": ("media", "SSSSRRS", "SSRRRRR"),
+    "v1/media/{media_id}": ("media", "SSSSRRS", "SSRRRRR"),
+    "v1/media/shortcode/{code}": ("media", "SSSSRRS", "SSRRRRR"),
+    "v1/media/{media_id}/likes": ("friend", "SSSSRRS", "SSRRRRR"),
+    "v1/media/{media_id}/comments": ("comment", "SSSSRRS", "SSRRRRR"),
+    "v1/media/search": ("media", "SSSS--S", "SS-----"),
+    "v1/media/popular": ("media", "SSSS--S", "**-----"),
+    "v1/locations/{location_id}/media/recent": ("media", "SSSS--S", "SS-----"),
+    "v1/tags/{name}/media/recent": ("media", "SSSS--S", "SS-----"),
+    "v1/users/self/feed": ("media", "SS----T", "SS----T"),
+    "v1/users/self/media/liked": ("media", "SSSS--T", "SS----T"),
+    "v1/users/self/requested-by": ("requester", "------T", "S-----T"),
+}
+NOBODYS = {
+    "v1/locations/search",
+    "v1/locations/{location_id}",
+    "v1/tags/search",
+    "v1/tags/{name}",
+    "v1/subscriptions",
+}
+ROWS = {path: dict(zip(("shown", "public", "private"), row, strict=True)) for path, row in MATRIX.items()}
+
+
+class World:
+    """An account with a photo, one viewer of each kind, a friend whom all know, and a ghost who has blocked them all.
+
+    Everybody likes the photo before anybody is blocked.
+    """
+
+    def __init__(self) -> None:
+        self.name = name = secrets.token_hex(4)
+        self.owner, self.friend, self.ghost = Person(f"{name}owner"), Person(f"{name}friend"), Person(f"{name}ghost")
+        self.viewers = {"owner": self.owner} | {kind: Person() for kind in KINDS[1:-1]}
+        everybody = [*self.viewers.values(), self.friend, self.ghost]
+        for one in (self.viewers["follower"], self.friend, self.ghost):
+            one.follow(self.owner)
+        for one in (self.friend, self.ghost):
+            self.owner.follow(one)
+        self.viewers["follower"].follow(self.ghost)
+        self.here = {"latitude": f"{random.uniform(-80, 80):.6f}", "longitude": f"{random.uniform(-179, 179):.6f}"}
+        self.media, theirs = (
+            one.publish(caption=f"#{name}", location_name=name, **self.here) for one in (self.owner, self.ghost)
+        )
+        settled(*everybody)
+        for one in everybody:
+            for media in (self.media, theirs):
+                one.post(f"media/{media['id']}/likes")
+        said = self.friend.post(f"media/{self.media['id']}/comments", text="what a day")
+        self.ghost.post(f"media/{self.media['id']}/comments", text="boo")
+        self.owner.block(self.viewers["blocked"])
+        self.viewers["blocker"].block(self.owner)
+        for one in self.viewers.values():
+            if one is not self.owner:
+                self.ghost.block(one)
+        settled(*everybody)
+        self.shown = {
+            "username": self.owner.username,
+            "status": "outgoing_status",
+            "friend": self.friend.username,
+            "media": self.media["id"],
+            "comment": said["id"],
+            "requester": self.viewers["requester"].username,
+        }
+        self.hidden = (self.ghost.username, theirs["id"])
+        self.path = {
+            "user_id": self.owner.id,
+            "media_id": self.media["id"],
+            "code": self.media["link"].rstrip("/").rpartition("/")[2],
+            "location_id": self.owner.get(f"media/{self.media['id']}")["location"]["id"],
+            "name": name,
+        }
+
+    def become(self, *, private: bool) -> None:
+        self.owner.post("accounts/edit", is_private=str(private).lower())
+
+    def answers(self, path: str, kinds: tuple[str, ...] = KINDS) -> str:
+        """What each kind of viewer gets of a path, a letter each."""
+        return "".join(self.answer(path, kind) for kind in kinds)
+
+    def answer(self, path: str, kind: str) -> str:
+        viewer = self.viewers.get(kind)
+        who = {"access_token": viewer.token} if viewer else {"client_id": "phone"}
+        here = {"lat": self.here["latitude"], "lng": self.here["longitude"]}
+        response = get(filled(path, **self.path), params=who | here | {"q": self.name, "count": 100})
+        found = [self.shown[ROWS[path]["shown"]] in response.text]
+        if viewer not in (None, self.owner):
+            leaked = [secret for secret in self.hidden if secret in response.text]
+            assert not leaked, f"{kind} reads of the ghost: {response.text}"
+        if response.status_code == 200:
+            return "S" if found == [True] else "-"
+        assert self.media["caption"]["text"] not in response.text
+        return LETTERS[response.json()["meta"]["error_type"]]
+
+
+def agree(found: str, expected: str) -> bool:
+    return all(wanted in ("*", letter) for letter, wanted in zip(found, expected, strict=True))
+
+
+@pytest.fixture(scope="module")
+def public():
+    return World()
+
+
+@pytest.fixture(scope="module")
+def private():
+    world = World()
+    world.become(private=True)
+    world.viewers["requester"].follow(world.owner)
+    settled(world.owner, world.viewers["requester"])
+    return world
+
+
+@pytest.mark.parametrize("account", ["public", "private"])
+@pytest.mark.parametrize("path", MATRIX)
+def test_who_sees_what(request, account, path):
+    world = request.getfixturevalue(account)
+    for server in settings.MEMCACHED:
+        cache._client(server).flush_all(noreply=False)
+    for when in ("read", "cached"):
+        found = world.answers(path)
+        assert agree(found, ROWS[path][account]), f"{found}, {when}; {ROWS[path][account]} is right"
+
+
+@pytest.mark.parametrize("account", ["public", "private"])
+@pytest.mark.parametrize("kind", KINDS[:-1])
+@pytest.mark.parametrize("action", ["likes", "comments"])
+def test_who_may_respond(request, account, kind, action):
+    world = request.getfixturevalue(account)
+    response = world.viewers[kind].call("POST", f"media/{world.media['id']}/{action}", form={"text": "hello"})
+    seen = ROWS["v1/media/{media_id}"][account][KINDS.index(kind)] == "S"
+    assert seen if response.status_code == 200 else response.json()["meta"]["error_type"] == "APINotAllowedError"
+
+
+def test_a_change_counts_at_once_and_everywhere():
+    """Whatever was cached before: each viewer has read everything, and reads it again after each change."""
+    world = World()
+    owner, viewers = world.owner, world.viewers
+    changes = {
+        "private": lambda: world.become(private=True),
+        "public again": lambda: world.become(private=False),
+        "the owner blocks two": lambda: [owner.block(viewers[kind]) for kind in ("stranger", "follower")],
+        "another blocks the owner": lambda: viewers["requester"].block(owner),
+    }
+    # As whom each of KINDS sees the account after that.
+    columns = dict.fromkeys(changes, KINDS)
+    columns["the owner blocks two"] = ("owner", "blocked", "requester", "blocked", "blocked", "blocker", "nobody")
+    columns["another blocks the owner"] = ("owner", "blocked", "blocker", "blocked", "blocked", "blocker", "nobody")
+    asked = [path for path in MATRIX if path != "v1/users/self/requested-by"]  # which is a job's
+    wrong = {}
+    for path in asked:
+        world.answers(path)
+    for name, change in changes.items():
+        change()
+        for path in asked:
+            column = ROWS[path]["private" if name == "private" else "public"]
+            expected = "".join(column[KINDS.index(kind)] for kind in columns[name])
+            if not agree(found := world.answers(path), expected):
+                wrong[name, path] = f"{found}, {expected} is right"
+    assert wrong == {}
+
+
+def test_a_deleted_photo_is_gone_at_once_and_everywhere():
+    world = World()
+    paths = [path for path in MATRIX if "{media_id}" in path or "{code}" in path or ROWS[path]["shown"] == "media"]
+    for path in paths:
+        world.answers(path)
+    world.owner.delete(f"media/{world.media['id']}")
+    for path in paths:
+        assert not {"S", "R"} & set(found := world.answers(path, ("follower", "stranger", "nobody"))), (path, found)
+        assert "S" not in world.answers(path)
+
+
+def test_no_endpoint_is_left_out():
+    paths = {one.path for one in routes() if "GET" in one.endpoints}
+    assert paths == set(MATRIX) | NOBODYS
