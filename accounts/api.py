@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from accounts import graph, services
-from accounts.errors import InvalidClient, InvalidParameters
+from accounts.errors import InvalidParameters
 from accounts.schemas import Login, NewToken, Profile, Relationship, User, full_user, short_user
-from accounts.tokens import PHONE, Caller, Viewer
+from accounts.tokens import Caller, Viewer, require_phone
 from accounts.types import Count, Cursor, Id
 
 FullName = Annotated[str, StringConstraints(max_length=64)]
@@ -50,15 +50,13 @@ def edit_profile(
 
 def change_password(viewer: Viewer, old_password: str, new_password: str) -> NewToken:
     """Changes the password, and ends all tokens of the user. For the phone app alone."""
-    if viewer.client_id != PHONE:
-        raise InvalidClient(f"client_id: {viewer.client_id!r} may not change passwords")
+    require_phone(viewer)
     return {"access_token": services.change_password(viewer.user_id, old_password, new_password)}
 
 
 def delete_account(viewer: Viewer, password: str) -> None:
     """Deletes your account, with all that you published, liked and said."""
-    if viewer.client_id != PHONE:
-        raise InvalidClient(f"client_id: {viewer.client_id!r} may not delete accounts")
+    require_phone(viewer)
     services.delete_account(viewer.user_id, password)
 
 

@@ -91,6 +91,12 @@ def viewer_of(token: str) -> Viewer:
     return Viewer(found["user_id"], found["client_id"], frozenset(found["scopes"]))
 
 
+def require_phone(caller: Caller) -> None:
+    """For what no app but our own may do. Raises InvalidClient."""
+    if caller.client_id != PHONE:
+        raise InvalidClient(f"client_id: {caller.client_id!r} may not do this; only the phone app may")
+
+
 def client_of(client_id: str) -> Client:
     """The client of that ID. Raises InvalidClient."""
     if CLIENT_ID.fullmatch(client_id):

@@ -130,6 +130,9 @@ CSRF_TRUSTED_ORIGINS = [SITE_URL]
 CSRF_FAILURE_VIEW = "accounts.web.forged_form"
 LOGIN_URL = "/accounts/login/"
 
+# What opens our users' accounts at other services is encrypted with the first of these keys; the others still decrypt.
+CREDENTIALS_KEYS = [key for key in env.get("CREDENTIALS_KEYS", "").split(",") if key]
+
 # Accounts.
 AUTH_USER_MODEL = "accounts.User"
 # Memory-hard, in the standard library; 0.27 s of a core each (measured). The test stack signs up thousands of users.

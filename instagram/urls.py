@@ -62,6 +62,12 @@ urlpatterns = [
         POST=("publish", photos.edit_media),
         DELETE=("publish", photos.delete_media),
     ),
+    route(
+        "v1/shares/accounts",
+        GET=photos.get_share_accounts,
+        POST=photos.link_share_account,
+        DELETE=photos.unlink_share_account,
+    ),
     route("v1/locations/search", GET=photos.search_locations),
     route("v1/locations/{location_id}/media/recent", GET=photos.location_media),
     route("v1/locations/{location_id}", GET=photos.get_location),

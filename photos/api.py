@@ -1,17 +1,17 @@
 """The endpoints about photos. Their docstrings are the API's reference (/developer/)."""
 
 import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from accounts.errors import InvalidParameters
 from accounts.schemas import ShortUser, short_user
 from accounts.services import users
-from accounts.tokens import Caller, Viewer
+from accounts.tokens import Caller, Viewer, require_phone
 from accounts.types import Count, Cursor, Id, Timestamp, Whole
-from photos import comments, likes, places, schemas, services, storage, tags
-from photos.schemas import Comment, Location, Media, Tag, Upload, media_for, photo_of_shortcode
+from photos import comments, likes, places, schemas, services, sharing, storage, tags
+from photos.schemas import Comment, Location, Media, ShareAccount, Tag, Upload, media_for, photo_of_shortcode
 from photos.types import MediaId, MediaRef
 from shardmap.ids import MAX_ID, first_id_at
 
@@ -19,6 +19,8 @@ Caption = Annotated[str, StringConstraints(max_length=2200)]
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
 Distance = Annotated[int, Field(ge=1, le=places.FARTHEST), Whole]  # metres
 Foursquare = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{1,32}$")]
+Service = Literal["twitter", "facebook"]
+Credential = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,1000}$")]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 
 
@@ -222,3 +224,26 @@ def location_media(
     below, above = _bounds(max_timestamp, min_timestamp, max_id, min_id)
     photos, last_id = places.media_at(viewer.user_id, location_id, below, above, count)
     return media_for(viewer.user_id, photos), {} if last_id is None else {"max_id": str(last_id)}
+
+
+def get_share_accounts(viewer: Viewer) -> list[ShareAccount]:
+    """Your accounts at other services, to which photos can be shared."""
+    return [schemas.share_account(account) for account in sharing.linked(viewer.user_id)]
+
+
+def link_share_account(
+    viewer: Viewer,
+    service: Service,
+    username: Annotated[str, StringConstraints(min_length=1, max_length=100)],
+    token: Credential,
+    secret: Credential | None = None,
+) -> ShareAccount:
+    """Links your account at another service, by what that service gave you: an OAuth token, and its secret if any."""
+    require_phone(viewer)
+    return schemas.share_account(sharing.link(viewer.user_id, service, username, token, secret))
+
+
+def unlink_share_account(viewer: Viewer, service: Service) -> None:
+    """Forgets your account at another service."""
+    require_phone(viewer)
+    sharing.unlink(viewer.user_id, service)

@@ -2,7 +2,7 @@
 
 from django.db import transaction
 
-from photos import comments, likes, places, services, tags
+from photos import comments, likes, places, services, sharing, tags
 from workers.outbox import enqueue
 from workers.registry import job
 
@@ -20,3 +20,4 @@ def erase(user_id: int) -> None:
     if any(left):
         with transaction.atomic():
             enqueue("photos.erase", user_id=user_id)
+    sharing.unlink_all(user_id)

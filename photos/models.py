@@ -131,3 +131,16 @@ class PlacedPhoto(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["location_id", "photo_id"], name="photos_at_location")]
+
+
+class ShareAccount(models.Model):
+    """A user's account at another service, in the user's shard."""
+
+    pk = models.CompositePrimaryKey("user_id", "service")
+    user_id = models.BigIntegerField()
+    service = models.CharField(max_length=10)
+    username = models.CharField(max_length=100)  # as the service has it
+    credentials = models.TextField()  # encrypted: photos.sharing
+
+    class Meta:
+        db_table = sharded_table("photos_shareaccount")

@@ -10,7 +10,7 @@ from accounts.cached import USERS
 from accounts.schemas import ShortUser, short_user
 from accounts.types import IdText, TimeText
 from accounts.visibility import Sight, sight_of
-from photos import storage
+from photos import models, storage
 from photos.cached import LIKED, LOCATIONS, liked_id
 from photos.imaging import RENDITIONS
 from photos.models import Status
@@ -85,6 +85,13 @@ class Tag(TypedDict):
 
     name: str
     media_count: int
+
+
+class ShareAccount(TypedDict):
+    """An account at another service, and its name there."""
+
+    service: Literal["twitter", "facebook"]
+    username: str
 
 
 class Upload(TypedDict):
@@ -216,6 +223,10 @@ def comment(said: dict, users: dict[int, ShortUser]) -> Comment:
 
 def tag(name: str, media_count: int) -> Tag:
     return {"name": name, "media_count": media_count}
+
+
+def share_account(account: models.ShareAccount) -> ShareAccount:
+    return {"service": account.service, "username": account.username}
 
 
 def created_time(some_id: int) -> str:

@@ -42,7 +42,7 @@ LINK = ROOT / ".local"
 LOCAL = local_dir()
 
 SECRETS = ("secret_key", "postgres_password", "instagram_password", "redis_password", "supervisor_password",
-           "s3_access_key", "s3_secret_key")  # fmt: skip
+           "s3_access_key", "s3_secret_key", "credentials_key")  # fmt: skip
 
 
 # Where a stack differs from the others. The tests sign up thousands of users, whose passwords guard nothing.
@@ -107,6 +107,7 @@ class Stack:
             "GEARMAN": self.address("gearmand"),
             "S3_ENDPOINT": f"http://{self.address('s3')}",
             "S3_ACCESS_KEY": self.secrets["s3_access_key"],
+            "CREDENTIALS_KEYS": self.secrets["credentials_key"],
             "S3_SECRET_KEY": self.secrets["s3_secret_key"],
             "S3_UPLOADS_BUCKET": "uploads",
             "S3_PHOTOS_BUCKET": "photos",
