@@ -77,6 +77,7 @@ class Listing:
 LISTS = [
     Listing("users/self/feed", "max_id", World.photo_arrives, public=False),
     Listing("users/self/media/liked", "max_like_id", World.photo_arrives, public=False),
+    Listing("users/self/activity", "cursor", World.somebody_comes, public=False),
     Listing("users/{owner}/media/recent", "max_id", World.photo_arrives),
     Listing("tags/{tag}/media/recent", "max_tag_id", World.photo_arrives),
     Listing("locations/{place}/media/recent", "max_id", World.photo_arrives),
@@ -167,7 +168,7 @@ def test_bounds_hold_on_every_page(world, path, bound):
 
 
 def test_a_tag_is_asked_for_what_is_new_by_min_tag_id(world):
-    listing = LISTS[3]
+    (listing,) = [one for one in LISTS if one.cursor == "max_tag_id"]
     path, query, _ = first_page(world, listing, "token", count=PAGE)
     newest = get(f"/v1{path}", params=query).json()
     bound = {"min_tag_id": newest["pagination"]["min_tag_id"]}

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connections
 from django.test import Client
 
-from feeds import home
+from feeds import activity, home
 from instagram.api.dispatch import parameters
 from photos import likes
 from photos.cached import LIKERS_SHOWN
@@ -72,7 +72,7 @@ class World:
 
     def __init__(self) -> None:
         name = f"w{secrets.token_hex(5)}"
-        self.viewer = viewer = Person()
+        viewer = Person()
         people = [Person(f"{name}{n}") for n in range(LONG)]
         strangers = [Person() for _ in range(LONG)]
         # Neighbours are in different databases, so that a short page already asks all of them.
@@ -99,6 +99,8 @@ class World:
         # Who is shown beside the photos is nobody whom the page has loaded already, however long it is.
         for media, one in product(photos, [viewer, *strangers[:LIKERS_SHOWN]]):
             likes.like(one.id, photo_id(media["id"]))
+        for media, one in zip(photos, people, strict=True):
+            one.post(f"media/{media['id']}/comments", text=f"@{viewer.username}")
         settled(viewer, *people)
         self.path = {
             "user_id": viewer.id,
@@ -128,6 +130,7 @@ LISTS = [
     "v1/users/{user_id}/follows",
     "v1/users/{user_id}/followed-by",
     "v1/users/self/requested-by",
+    "v1/users/self/activity",
     "v1/media/{media_id}/likes",
     "v1/media/{media_id}/comments",
     "v1/media/popular",
@@ -151,12 +154,12 @@ def test_no_list_is_left_out():
 def test_a_long_page_takes_as_many_round_trips_as_a_short_one(world, monkeypatch, path, cached):
     # All in one Memcached: which of several are asked depends on the keys' hashes.
     monkeypatch.setattr(settings, "MEMCACHED", settings.MEMCACHED[:1])
-    trips = {}
+    trips, viewer_id = {}, world.path["user_id"]
     for count in (SHORT, LONG):
         world.ask(path, count)
         if not cached:
             cache._client(settings.MEMCACHED[0]).flush_all(noreply=False)
-            redis_client(settings.REDIS_FEEDS_URL).delete(home._key(world.viewer.id))
+            redis_client(settings.REDIS_FEEDS_URL).delete(home._key(viewer_id), activity._key(viewer_id))
         trips[count] = world.ask(path, count)
     assert trips[LONG].counted == trips[SHORT].counted, trips[LONG].statements
     assert max(trips[LONG].counted.values()) <= MOST[cached]

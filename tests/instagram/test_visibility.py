@@ -11,7 +11,7 @@ from django.conf import settings
 
 from shardmap import cache
 from tests.instagram.routes import filled, routes
-from tests.support import Person, get, settled
+from tests.support import PASSWORD, Person, get, settled
 
 KINDS = ("owner", "follower", "requester", "stranger", "blocked", "blocker", "nobody")  # nobody: a client_id alone
 LETTERS = {
@@ -21,26 +21,28 @@ LETTERS = {
     "OAuthAccessTokenException": "X",
 }
 
-# What each of KINDS gets of an account that is public, and of one that is private: S sees it, - an answer without it, R
-# is refused, T needs a token, * whichever. "It" is what `World.shown` has under the second name.
+# What each of KINDS gets of an account that is public, of one that is private, and of one that was deleted:
+# S sees it, - does not, R is refused, N finds nothing, T needs a token, X has one that was ended, * is S or -.
+# What "it" is, the first word says (`World.shown`).
 MATRIX = {
-    "v1/users/{user_id}": ("username", "SSSSRRS", "SSSSRRS"),
-    "v1/users/{user_id}/relationship": ("status", "SSSSRST", "SSSSRST"),
-    "v1/users/search": ("username", "SSSS--S", "SSSS--S"),
-    "v1/users/{user_id}/follows": ("friend", "SSSSRRS", "SSRRRRR"),
-    "v1/users/{user_id}/followed-by": ("friend", "SSSSRRS", "SSRRRRR"),
-    "v1/users/{user_id}/media/recent": ("media", "SSSSRRS", "SSRRRRR"),
-    "v1/media/{media_id}": ("media", "SSSSRRS", "SSRRRRR"),
-    "v1/media/shortcode/{code}": ("media", "SSSSRRS", "SSRRRRR"),
-    "v1/media/{media_id}/likes": ("friend", "SSSSRRS", "SSRRRRR"),
-    "v1/media/{media_id}/comments": ("comment", "SSSSRRS", "SSRRRRR"),
-    "v1/media/search": ("media", "SSSS--S", "SS-----"),
-    "v1/media/popular": ("media", "SSSS--S", "**-----"),
-    "v1/locations/{location_id}/media/recent": ("media", "SSSS--S", "SS-----"),
-    "v1/tags/{name}/media/recent": ("media", "SSSS--S", "SS-----"),
-    "v1/users/self/feed": ("media", "SS----T", "SS----T"),
-    "v1/users/self/media/liked": ("media", "SSSS--T", "SS----T"),
-    "v1/users/self/requested-by": ("requester", "------T", "S-----T"),
+    "v1/users/{user_id}": ("username", "SSSSRRS", "SSSSRRS", "XNNNNNN"),
+    "v1/users/{user_id}/relationship": ("status", "SSSSRST", "SSSSRST", "XNNNNNT"),
+    "v1/users/search": ("username", "SSSS--S", "SSSS--S", "X------"),
+    "v1/users/{user_id}/follows": ("friend", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
+    "v1/users/{user_id}/followed-by": ("friend", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
+    "v1/users/{user_id}/media/recent": ("media", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
+    "v1/media/{media_id}": ("media", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
+    "v1/media/shortcode/{code}": ("media", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
+    "v1/media/{media_id}/likes": ("friend", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
+    "v1/media/{media_id}/comments": ("comment", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
+    "v1/media/search": ("media", "SSSS--S", "SS-----", "X------"),
+    "v1/media/popular": ("media", "SSSS--S", "**-----", "X------"),
+    "v1/locations/{location_id}/media/recent": ("media", "SSSS--S", "SS-----", "X------"),
+    "v1/tags/{name}/media/recent": ("media", "SSSS--S", "SS-----", "X------"),
+    "v1/users/self/feed": ("media", "SS----T", "SS----T", "X-----T"),
+    "v1/users/self/media/liked": ("media", "SSSS--T", "SS----T", "X-----T"),
+    "v1/users/self/requested-by": ("requester", "------T", "S-----T", "X-----T"),
+    "v1/users/self/activity": ("media", "SSSS--T", "SS----T", "X-----T"),
 }
 NOBODYS = {
     "v1/locations/search",
@@ -49,13 +51,13 @@ NOBODYS = {
     "v1/tags/{name}",
     "v1/subscriptions",
 }
-ROWS = {path: dict(zip(("shown", "public", "private"), row, strict=True)) for path, row in MATRIX.items()}
+ROWS = {path: dict(zip(("shown", "public", "private", "deleted"), row, strict=True)) for path, row in MATRIX.items()}
 
 
 class World:
     """An account with a photo, one viewer of each kind, a friend whom all know, and a ghost who has blocked them all.
 
-    Everybody likes the photo before anybody is blocked.
+    Before anybody is blocked, everybody is mentioned and likes the photos.
     """
 
     def __init__(self) -> None:
@@ -69,8 +71,9 @@ class World:
             self.owner.follow(one)
         self.viewers["follower"].follow(self.ghost)
         self.here = {"latitude": f"{random.uniform(-80, 80):.6f}", "longitude": f"{random.uniform(-179, 179):.6f}"}
+        caption = f"#{name} {' '.join(f'@{one.username}' for one in self.viewers.values())}"
         self.media, theirs = (
-            one.publish(caption=f"#{name}", location_name=name, **self.here) for one in (self.owner, self.ghost)
+            one.publish(caption=caption, location_name=name, **self.here) for one in (self.owner, self.ghost)
         )
         settled(*everybody)
         for one in everybody:
@@ -171,11 +174,14 @@ def test_a_change_counts_at_once_and_everywhere():
         "public again": lambda: world.become(private=False),
         "the owner blocks two": lambda: [owner.block(viewers[kind]) for kind in ("stranger", "follower")],
         "another blocks the owner": lambda: viewers["requester"].block(owner),
+        "deleted": lambda: owner.call("DELETE", "accounts", form={"password": PASSWORD}),
+        "deleted, with all its jobs": lambda: settled(owner),
     }
     # As whom each of KINDS sees the account after that.
     columns = dict.fromkeys(changes, KINDS)
     columns["the owner blocks two"] = ("owner", "blocked", "requester", "blocked", "blocked", "blocker", "nobody")
     columns["another blocks the owner"] = ("owner", "blocked", "blocker", "blocked", "blocked", "blocker", "nobody")
+    accounts = {"private": "private", "deleted": "deleted", "deleted, with all its jobs": "deleted"}
     asked = [path for path in MATRIX if path != "v1/users/self/requested-by"]  # which is a job's
     wrong = {}
     for path in asked:
@@ -183,7 +189,7 @@ def test_a_change_counts_at_once_and_everywhere():
     for name, change in changes.items():
         change()
         for path in asked:
-            column = ROWS[path]["private" if name == "private" else "public"]
+            column = ROWS[path][accounts.get(name, "public")]
             expected = "".join(column[KINDS.index(kind)] for kind in columns[name])
             if not agree(found := world.answers(path), expected):
                 wrong[name, path] = f"{found}, {expected} is right"
