@@ -16,6 +16,7 @@ from photos.visible import seen
 from shardmap import cache
 from shardmap.shards import on_shard
 from workers.mirror import mirror
+from workers.outbox import enqueue
 
 EARTH_METRES = 6_371_000
 FARTHEST = 5_000  # metres
@@ -86,7 +87,11 @@ def place(owner_id: int, photo_id: int) -> None:
         status, location_id, latitude, longitude = state
         if status == Status.READY and latitude is not None:
             where = {"location_id": location_id, "latitude": latitude, "longitude": longitude}
-            PlacedPhoto.objects.update_or_create(photo_id=photo_id, defaults={"owner_id": owner_id, **where})
+            with transaction.atomic():
+                values = {"owner_id": owner_id, **where}
+                _, created = PlacedPhoto.objects.update_or_create(photo_id=photo_id, defaults=values)
+                if created:
+                    enqueue("notifications.placed", owner_id=owner_id, photo_id=photo_id)
         else:
             PlacedPhoto.objects.filter(photo_id=photo_id).delete()
 
@@ -97,6 +102,23 @@ def media_near(
     viewer_id: int | None, latitude: float, longitude: float, distance: int, below: int, above: int, count: int
 ) -> list[dict]:
     """Photos within `distance` metres that the viewer may see, latest first, as values of kind MEDIA."""
+    # Some may be hidden from this viewer; twice as many leave enough to fill the page, or nearly.
+    return seen(viewer_id, _near(latitude, longitude, distance, below, above, 2 * count))[:count]
+
+
+def page_near(
+    viewer_id: int | None, latitude: float, longitude: float, distance: int, below: int, above: int, count: int
+) -> tuple[list[dict], int | None]:
+    """The same in pages, which may lack what is hidden; and the page's last ID, or None when there are no more."""
+    rows = _near(latitude, longitude, distance, below, above, count + 1)
+    page = rows[:count]
+    return seen(viewer_id, page), page[-1][0] if len(rows) > count else None
+
+
+def _near(
+    latitude: float, longitude: float, distance: int, below: int, above: int, count: int
+) -> list[tuple[int, int]]:
+    """The latest photos within `distance` metres: (photo, owner)."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -111,11 +133,10 @@ def media_near(
                 "radius": distance / EARTH_METRES,
                 "below": below,
                 "above": above,
-                # Some may be hidden from this viewer; twice as many leave enough to fill the page, or nearly.
-                "count": 2 * count,
+                "count": count,
             },
         )
-        return seen(viewer_id, cursor.fetchall())[:count]
+        return cursor.fetchall()
 
 
 def media_at(

@@ -141,6 +141,7 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
             photo.refresh_from_db()  # the caption may have been edited meanwhile
             add_to_counts(photo.owner_id, media=+1)
             enqueue("feeds.fan_out", owner_id=photo.owner_id, photo_id=photo.id)
+            enqueue("notifications.published", owner_id=photo.owner_id, photo_id=photo.id)
             if photo.latitude is not None:
                 enqueue("photos.place", owner_id=photo.owner_id, photo_id=photo.id)
             if "#" in photo.caption:

@@ -16,6 +16,7 @@ from shardmap import cache
 from shardmap.scatter import scatter
 from shardmap.shards import database_of, on_logical_shard, on_shard, shard_transaction
 from workers.mirror import mirror
+from workers.outbox import enqueue
 
 # Letters and digits of any script, and underscore, as Instagram had it; not within a word, as in a URL's a#b.
 TAG = re.compile(r"(?<!\w)#(\w+)")
@@ -118,6 +119,7 @@ def _list(name: str, photo_id: int, owner_id: int) -> None:
         if created:
             Tag.objects.get_or_create(name=name)
             Tag.objects.filter(name=name).update(media_count=F("media_count") + 1)
+            enqueue("notifications.tagged", owner_id=owner_id, photo_id=photo_id, name=name)
 
 
 def _unlist(name: str, photo_id: int) -> None:

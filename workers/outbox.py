@@ -56,16 +56,26 @@ def enqueue_many(job: str, args_of_each: list[dict]) -> None:
     """`enqueue` for many jobs of one name, in one statement and one submit."""
     if not args_of_each:
         return
-    shard = current_shard_or_none()
-    database = "default" if shard is None else database_of(shard)
-    if not connections[database].in_atomic_block:
-        raise RuntimeError(f"enqueue({job!r}) outside of a transaction: the job could be lost, or run for nothing")
+    database = _database_of_change(job)
     rows = OutboxJob.objects.using(database).bulk_create(
         [OutboxJob(job=job, args=args, due_at=Now() + GRACE) for args in args_of_each]
     )
     jobs = [(row.id, job) for row in rows]
     # Robust: the change is committed, whatever happens now.
     transaction.on_commit(partial(_submit_or_leave_to_relay, database, jobs), using=database, robust=True)
+
+
+def enqueue_in(delay: datetime.timedelta, job: str, **args) -> None:
+    """`enqueue` for a job that is done after a delay, when the relay submits it."""
+    OutboxJob.objects.using(_database_of_change(job)).create(job=job, args=args, due_at=Now() + delay)
+
+
+def _database_of_change(job: str) -> str:
+    shard = current_shard_or_none()
+    database = "default" if shard is None else database_of(shard)
+    if not connections[database].in_atomic_block:
+        raise RuntimeError(f"enqueue({job!r}) outside of a transaction: the job could be lost, or run for nothing")
+    return database
 
 
 def _submit_or_leave_to_relay(database: str, jobs: list[tuple[int, str]]) -> None:

@@ -15,5 +15,8 @@ def owner() -> Browser:
 def developer(owner):
     one = Developer(Client(owner))
     yield one
-    one.unsubscribe(object="all")
+    one.call("DELETE", object="all")
     one.stop()
+
+
+another_developer = developer

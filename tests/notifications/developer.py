@@ -27,6 +27,7 @@ class Handler(BaseHTTPRequestHandler):
         developer = self.server.owner
         body = self.rfile.read(int(self.headers["Content-Length"]))
         developer.arrived.append(body)
+        developer.look(json.loads(body))
         developer.open.wait(4)
         status = developer.statuses.pop(0) if developer.statuses else 200
         if status == 200:
@@ -61,7 +62,8 @@ class Developer:
         self.statuses: list[int] = []
         self.open = threading.Event()
         self.open.set()
-        self.answer: Callable = agree
+        self.answer: Callable[[BaseHTTPRequestHandler, dict], None] = agree
+        self.look: Callable[[list[dict]], None] = lambda updates: None  # at what has arrived, before it is answered
         self.port = 0
         self.start()
 

@@ -65,7 +65,20 @@ def test_enqueue_outside_of_a_transaction_is_refused(job):
     with on_shard(USER), pytest.raises(RuntimeError, match="transaction"):
         outbox.enqueue(job.name)
     with pytest.raises(RuntimeError, match="transaction"):
+        outbox.enqueue_in(timedelta(seconds=1), job.name)
+    with pytest.raises(RuntimeError, match="transaction"):
         outbox.enqueue(job.name)
+
+
+def test_a_job_that_is_put_off_is_left_alone_until_it_is_due(job):
+    with transaction.atomic():
+        outbox.enqueue_in(timedelta(seconds=60), job.name, number=1)
+    (row,) = OutboxJob.objects.using("default").filter(job=job.name)
+    assert 59 < (row.due_at - row.created_at).total_seconds() < 61
+    outbox.relay("default")  # would move it on
+    assert OutboxJob.objects.using("default").get(id=row.id).due_at == row.due_at
+    run(row)
+    assert job.runs == [{"number": 1}]
 
 
 def test_a_job_is_written_to_the_database_of_its_change(job):
