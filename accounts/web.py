@@ -1,13 +1,15 @@
 """What every page for people has: sessions, protection against forged forms, strict headers, errors that can be read.
 
 The API has no middleware and pays for none of this: `page` puts Django's own around a page's view alone. Sessions are
-in Redis, so that any app server can answer; a cookie holds nothing but a session's key.
+in Redis, so that any app server can answer; a cookie holds nothing but a session's key. Pages that are the same for
+everybody (`public_page`) have neither sessions nor forms.
 """
 
 import base64
 import hashlib
 import logging
 from collections.abc import Callable
+from functools import cache, partial
 from urllib.parse import urlsplit
 
 from django.contrib.auth.middleware import AuthenticationMiddleware
@@ -21,6 +23,8 @@ from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.urls import re_path
 from django.utils.decorators import decorator_from_middleware
+from django.views.decorators.cache import cache_control
+from django.views.decorators.http import conditional_page, require_safe
 from redis import RedisError
 
 logger = logging.getLogger(__name__)
@@ -40,33 +44,56 @@ HEADERS = {
 
 def page(path: str, view: View):
     """A URL pattern for a page, e.g. `"developer/clients/{client_id}"`, with and without a trailing slash."""
-    protected = view
     for middleware in reversed(MIDDLEWARE):
-        protected = decorator_from_middleware(middleware)(protected)
+        view = decorator_from_middleware(middleware)(view)
+    return _pattern(path, view)
+
+
+def public_page(path: str, view: View):
+    """A URL pattern for a page that is the same for everybody, as `page` otherwise.
+
+    Browsers and proxies may keep it, but have to ask each time whether it still is as they have it (a 304 if so): what
+    its owner has deleted or made private is gone at once.
+    """
+    return _pattern(path, conditional_page(cache_control(no_cache=True)(require_safe(view))))
+
+
+def _pattern(path: str, view: View):
     pattern = path.replace("{", "(?P<").replace("}", ">[^/]+?)")
+    return re_path(rf"^{pattern}/?$", partial(_answer, view=view))
 
-    def wrapped(request: HttpRequest, **path_params: str) -> HttpResponse:
-        try:
-            response = _unreadable(request) or protected(request, **path_params)
-        except Http404:
-            response = error_page(
-                request, 404, "There is no such page", "It may have been removed, or the link is wrong."
-            )
-        except (BadRequest, SuspiciousOperation):  # among them: logged out in another tab, meanwhile
-            response = error_page(request, 400, "That did not work", "Please go back and try again.")
-        except AWAY as error:
-            logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
-            response = error_page(request, 503, "We cannot do that right now", "Please try again in a moment.")
-            response["Retry-After"] = "1"
-        except Exception:
-            logger.exception("%s %s", request.method, request.path)
-            response = error_page(request, 500, "Something went wrong here", "It is our fault; we have been told.")
-        for name, value in HEADERS.items():
-            response[name] = value
+
+def not_found(request: HttpRequest) -> HttpResponse:
+    """The page for a path that there is not."""
+
+    def nothing(request: HttpRequest) -> HttpResponse:
+        raise Http404
+
+    return _answer(request, view=nothing)
+
+
+def _answer(request: HttpRequest, *, view: View, **path_params: str) -> HttpResponse:
+    """What a view answers, or an error page, with the headers of a page."""
+    try:
+        response = _unreadable(request) or view(request, **path_params)
+    except Http404:
+        response = error_page(request, 404, "There is no such page", "It may have been removed, or the link is wrong.")
+    except (BadRequest, SuspiciousOperation):  # among them: logged out in another tab, meanwhile
+        response = error_page(request, 400, "That did not work", "Please go back and try again.")
+    except AWAY as error:
+        logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
+        response = error_page(request, 503, "We cannot do that right now", "Please try again in a moment.")
+        response["Retry-After"] = "1"
+    except Exception:
+        logger.exception("%s %s", request.method, request.path)
+        response = error_page(request, 500, "Something went wrong here", "It is our fault; we have been told.")
+    for name, value in HEADERS.items():
+        response.setdefault(name, value)
+    if response.status_code != 304:  # the page that the browser has keeps the policy that came with it
         response.setdefault("Content-Security-Policy", content_security_policy())
-        return response
-
-    return re_path(rf"^{pattern}/?$", wrapped)
+    if request.method == "HEAD":
+        response.content = b""
+    return response
 
 
 def show(request: HttpRequest, template: str, status: int = 200, **context) -> HttpResponse:
@@ -86,20 +113,27 @@ def forged_form(request: HttpRequest, reason: str = "") -> HttpResponse:
     return error_page(request, 403, "Please send that form again", message)
 
 
-def content_security_policy(form_target: str = "") -> str:
+def content_security_policy(form_target: str = "", *, style: str = "", images: str = "") -> str:
     """Nothing but our own style; no frames around; forms go to us, and from us on to `form_target` (a URI) at most.
 
-    Browsers hold the redirect that answers a form to `form-action` too.
+    Browsers hold the redirect that answers a form to `form-action` too. A page may have a second `style` (a template),
+    and `images` from below a URL.
     """
-    style = hashlib.sha256(render_to_string("accounts/style.css").encode()).digest()
     form_action = "'self'"
     if form_target:
         target = urlsplit(form_target)
         form_action += f" {target.scheme}:" + (f"//{target.netloc}" if target.scheme in ("http", "https") else "")
+    styles = " ".join(f"'sha256-{_sha256_of(template)}'" for template in ("accounts/style.css", style) if template)
+    img_src = f"img-src {images}; " if images else ""
     return (
-        f"default-src 'none'; style-src 'sha256-{base64.b64encode(style).decode()}'; base-uri 'none'; "
+        f"default-src 'none'; style-src {styles}; {img_src}base-uri 'none'; "
         f"frame-ancestors 'none'; form-action {form_action}"
     )
+
+
+@cache
+def _sha256_of(template: str) -> str:
+    return base64.b64encode(hashlib.sha256(render_to_string(template).encode()).digest()).decode()
 
 
 def session_cache_key(key: str, prefix: str, version: int) -> str:

@@ -1,6 +1,7 @@
 """Every path that the app servers answer, and which function does."""
 
 from django.urls import path
+from django.views.generic import RedirectView
 
 import accounts.api as accounts
 import accounts.oauth as oauth
@@ -8,13 +9,22 @@ import accounts.pages as pages
 import feeds.api as feeds
 import notifications.api as notifications
 import photos.api as photos
-from accounts.web import page
+import photos.pages as permalinks
+from accounts.web import page, public_page
+from instagram import browsers
 from instagram.api import dispatch, health, limits
 from instagram.api.dispatch import raw, route
 
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
+    path("pingdom.xml", health.pingdom),
+    path("", RedirectView.as_view(url="/developer/")),
+    path("favicon.ico", browsers.no_icon),
+    path("robots.txt", browsers.robots),
+    public_page("p/{code}", permalinks.photo),
+    public_page("p/{code}/media", permalinks.picture),
+    route("oembed", enveloped=False, GET=permalinks.oembed),
     page("oauth/authorize", pages.authorize),
     page("accounts/login", limits.limited_page(pages.log_in, limits.of_login)),
     page("accounts/logout", pages.log_out),
@@ -82,5 +92,5 @@ urlpatterns = [
     route("v1/tags/{name}", GET=photos.get_tag),
 ]
 handler400 = dispatch.bad_request
-handler404 = dispatch.not_found
+handler404 = browsers.not_found
 handler500 = dispatch.server_error

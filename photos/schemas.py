@@ -128,6 +128,26 @@ class Media(TypedDict):
     attribution: None
 
 
+class Embedding(TypedDict):
+    """A photo as oEmbed has it. Sizes are in pixels, and no larger than was asked for."""
+
+    version: str
+    type: str
+    provider_name: str
+    provider_url: str
+    author_name: str
+    author_id: int
+    author_url: str
+    title: str
+    media_id: str
+    url: str
+    width: int
+    height: int
+    thumbnail_url: str
+    thumbnail_width: int
+    thumbnail_height: int
+
+
 def media_id(photo: dict) -> str:
     return f"{photo['id']}_{photo['owner_id']}"
 

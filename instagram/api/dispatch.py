@@ -40,6 +40,7 @@ from instagram.api.limits import Limit, Standing
 logger = logging.getLogger(__name__)
 
 Endpoint = Callable[..., Any]
+Success = Callable[[HttpRequest, Any, dict | None], HttpResponse]  # of `data` and `pagination`
 
 OUR_FAULT = "an error of ours; we have been told"
 # A server of ours is away; the same request may work in a moment.
@@ -56,23 +57,24 @@ class Route:
     form: Any = None  # of a raw view: the type of its parameters
 
 
-def route(path: str, **endpoints: Endpoint | tuple[str, Endpoint]):
+def route(path: str, enveloped: bool = True, **endpoints: Endpoint | tuple[str, Endpoint]):
     """A URL pattern for `path`, e.g. `"v1/users/{user_id}"`, with an endpoint for each method.
 
     `GET=get_user`, or `POST=("likes", like)` if a token must have another scope than "basic"; a POST then also counts
     against the limit of that name, if there is one, as does a POST without a `viewer`. Answers with and without a
-    trailing slash and with `.json`.
+    trailing slash and with `.json`. An answer that is not `enveloped` is public (its errors have the envelope).
     """
     with_scopes = {
         method: endpoint if isinstance(endpoint, tuple) else ("basic", endpoint)
         for method, endpoint in endpoints.items()
     }
     pattern = path.replace("{", "(?P<").replace("}", ">[^/]+?)").replace(".", r"\.")
+    success = envelope.success if enveloped else envelope.bare
 
     def view(request: HttpRequest, **path_params: str) -> HttpResponse:
-        return _respond(request, with_scopes, path_params)
+        return _respond(request, with_scopes, path_params, success)
 
-    view.route = Route(path, with_scopes)
+    view.route = Route(path, with_scopes, enveloped)
     return re_path(rf"^{pattern}(?:\.json)?/?$", view)
 
 
@@ -132,7 +134,7 @@ def method_not_allowed(request: HttpRequest, allowed: list[str]) -> HttpResponse
 
 
 def _respond(
-    request: HttpRequest, endpoints: dict[str, tuple[str, Endpoint]], path_params: dict[str, str]
+    request: HttpRequest, endpoints: dict[str, tuple[str, Endpoint]], path_params: dict[str, str], success: Success
 ) -> HttpResponse:
     method = "GET" if request.method == "HEAD" else request.method
     if method not in endpoints:
@@ -158,7 +160,7 @@ def _respond(
         return limits.tell(_response_to(request, error), standing)
     data, cursor = result if isinstance(result, tuple) else (result, None)
     pagination = None if cursor is None else _pagination(request, cursor, signer)
-    return limits.tell(envelope.success(request, data, pagination), standing)
+    return limits.tell(success(request, data, pagination), standing)
 
 
 def _caller(

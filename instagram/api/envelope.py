@@ -41,6 +41,13 @@ def success(request: HttpRequest, data, pagination: dict | None = None) -> HttpR
     return answer(request, 200, body)
 
 
+def bare(request: HttpRequest, data, pagination: dict | None = None) -> HttpResponse:
+    """A success without an envelope, public, so that the scripts of any site may read it."""
+    response = answer(request, 200, data)
+    response["Access-Control-Allow-Origin"] = "*"
+    return response
+
+
 def error(request: HttpRequest, code: int, error_type: str, message: str) -> HttpResponse:
     meta = {"code": code, "error_type": error_type, "error_message": message}
     return answer(request, code, {"meta": meta})

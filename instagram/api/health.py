@@ -1,6 +1,10 @@
-"""`/healthz`: is this process alive? `/readyz`: and can it reach everything that it needs, one line each?"""
+"""`/healthz`: is this process alive? `/readyz`: and can it reach everything that it needs, one line each?
+
+`/pingdom.xml` is the latter for Pingdom, which asks from outside.
+"""
 
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -8,6 +12,7 @@ from functools import partial
 from django.conf import settings
 from django.db import connections
 from django.http import HttpRequest, HttpResponse
+from django.utils.html import escape
 
 from photos import storage
 from shardmap.redis_client import redis_client
@@ -21,15 +26,36 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 def readyz(request: HttpRequest) -> HttpResponse:
     """200 if all is well, else 503; each line is `name: ok`, or `name: ` and the error."""
+    results = _results()
+    status = 200 if set(results.values()) == {"ok"} else 503
+    lines = "".join(f"{name}: {result}\n" for name, result in results.items())
+    return HttpResponse(lines, status=status, content_type="text/plain")
+
+
+def pingdom(request: HttpRequest) -> HttpResponse:
+    """The answer to an "HTTP custom check" of Pingdom: a status other than OK counts as down; the time is in ms.
+
+    It is a 200 even then: Pingdom alerts with the status that it reads, which says what is wrong; a 503 would only
+    say that something is. (documentation.solarwinds.com, "HTTP Custom Check")
+    """
+    began = time.perf_counter()
+    wrong = [f"{name}: {result}" for name, result in _results().items() if result != "ok"]
+    milliseconds = (time.perf_counter() - began) * 1000
+    return HttpResponse(
+        f"<pingdom_http_custom_check><status>{escape(', '.join(wrong) or 'OK')}</status>"
+        f"<response_time>{milliseconds:.3f}</response_time></pingdom_http_custom_check>\n",
+        content_type="text/xml; charset=utf-8",
+    )
+
+
+def _results() -> dict[str, str]:
+    """Each thing that we need → "ok", or what is wrong with it."""
     checks = _checks()
     pool = ThreadPoolExecutor(len(checks))
     running = {name: pool.submit(check) for name, check in checks.items()}
     wait(running.values(), SECONDS)
     pool.shutdown(wait=False)
-    results = {name: _result(check) for name, check in running.items()}
-    status = 200 if set(results.values()) == {"ok"} else 503
-    lines = "".join(f"{name}: {result}\n" for name, result in results.items())
-    return HttpResponse(lines, status=status, content_type="text/plain")
+    return {name: _result(check) for name, check in running.items()}
 
 
 def _result(check: Future) -> str:

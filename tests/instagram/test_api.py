@@ -71,9 +71,40 @@ def test_a_callback_that_is_no_name_is_not_called(one, callback):
     assert response.text.startswith("{")
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/users/1/2/3", "/v1/users//", "/favicon.ico"])
-def test_an_unknown_path_is_a_404_envelope(path):
-    assert meta_of(get(path))["code"] == 404
+UNKNOWN = ["/v1", "/v1/nothing", "/v1/users/1/2/3", "/v1/users//", "/nothing", "/oauth/access_token/x"]
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("path", UNKNOWN)
+@pytest.mark.parametrize("accept", [None, "*/*", "text/html;q=0.5,application/json", ";q=,/,*", "é"])
+def test_an_unknown_path_is_a_404_envelope(path, accept):
+    response = get(path, headers={"Accept": accept and accept.encode()})
+    assert meta_of(response)["code"] == 404
+    assert response.headers["Vary"] == "Accept"
+
+
+@pytest.mark.parametrize("path", [path for path in UNKNOWN if path.startswith(("/v1", "/oauth/access_token"))])
+def test_an_unknown_path_of_the_api_is_an_envelope_for_browsers_too(path):
+    assert meta_of(get(path, headers={"Accept": BROWSER}))["code"] == 404
+
+
+@pytest.mark.parametrize("accept", [BROWSER, "text/html", "text/*"])
+@pytest.mark.parametrize("path", ["/nothing", "/nothing/<script>", "/nothing?a=b"])
+def test_an_unknown_path_is_a_page_for_a_browser(path, accept):
+    response = get(path, headers={"Accept": accept})
+    assert response.status_code == 404
+    assert response.headers["Content-Type"].startswith("text/html")
+    assert response.headers["Vary"] == "Accept"
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "There is no such page" in response.text
+    assert "<script>" not in response.text
+
+
+def test_what_browsers_ask_by_themselves():
+    assert get("/favicon.ico").status_code == 204
+    assert "Disallow: /v1/" in get("/robots.txt").text
+    home = get("/", allow_redirects=False)
+    assert (home.status_code, home.headers["Location"]) == (302, "/developer/")
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "users/self"), ("PUT", "media"), ("DELETE", "users/self/feed")])
