@@ -57,7 +57,7 @@ def _owners() -> dict[int, int]:
     while len(owners) < ENTRIES:
         shard = random.randrange(shards)
         milliseconds = now_ms - random.randrange(windows << photo_map.WINDOW_BITS)
-        sequence = random.randrange(1 << SEQUENCE_BITS)
-        photo = milliseconds << (SHARD_BITS + SEQUENCE_BITS) | shard << SEQUENCE_BITS | sequence
+        # next_id() begins each millisecond with sequence 0 (shardmap/ids.py).
+        photo = milliseconds << (SHARD_BITS + SEQUENCE_BITS) | shard << SEQUENCE_BITS
         owners[photo] = random.randrange(USERS_A_SHARD) * shards + shard
     return owners
