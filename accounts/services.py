@@ -17,7 +17,7 @@ from shardmap import cache
 from workers.outbox import enqueue
 
 USERNAME = re.compile(r"[a-z0-9._]{1,30}")
-ROOMS = ("accounts", "photos", "feeds")  # that hold something of a user
+ROOMS = ("accounts", "photos", "feeds", "notifications")  # that hold something of a user
 LONGEST_PASSWORD = 128  # hashing is dear; a megabyte of password would be an attack
 
 

@@ -81,6 +81,14 @@ urlpatterns = [
     route("v1/locations/search", GET=photos.search_locations),
     route("v1/locations/{location_id}/media/recent", GET=photos.location_media),
     route("v1/locations/{location_id}", GET=photos.get_location),
+    route("v1/geographies/{geography_id}/media/recent", GET=notifications.geography_media),
+    route(
+        "v1/push/devices",
+        GET=notifications.list_devices,
+        POST=notifications.register_device,
+        DELETE=notifications.unregister_device,
+    ),
+    route("v1/push/settings", GET=notifications.get_push_settings, POST=notifications.change_push_settings),
     route(
         "v1/subscriptions",
         GET=notifications.list_subscriptions,

@@ -1,7 +1,12 @@
-"""Real-time subscriptions, in the directory: a photo's tag or place knows no shard, and neither does a client."""
+"""Real-time subscriptions and phones, in the directory: neither a client nor a device token knows a shard.
+
+And what each user wants to be told, in the user's shard.
+"""
 
 from django.db import models
 from django.db.models.functions import Now
+
+from shardmap.shards import sharded_table
 
 
 class Callback(models.Model):
@@ -51,8 +56,9 @@ class Geography(models.Model):
 class Update(models.Model):
     """A new photo that a subscription is to be told of. Kept for a while after, so that it is told once."""
 
-    callback = models.ForeignKey(Callback, models.CASCADE)  # that of its subscription
-    subscription = models.ForeignKey(Subscription, models.CASCADE)
+    # Both have an index below.
+    callback = models.ForeignKey(Callback, models.CASCADE, db_index=False)  # that of its subscription
+    subscription = models.ForeignKey(Subscription, models.CASCADE, db_index=False)
     photo_id = models.BigIntegerField()
     owner_id = models.BigIntegerField()
     created_at = models.DateTimeField(db_default=Now())
@@ -64,3 +70,55 @@ class Update(models.Model):
             models.Index(fields=["callback", "id"], condition=models.Q(is_done=False), name="updates_waiting"),
             models.Index(fields=["callback", "created_at"], name="updates_by_age"),
         ]
+
+
+class Environment(models.TextChoices):
+    """Which of Apple's push services knows a device token."""
+
+    PRODUCTION = "production"
+    SANDBOX = "sandbox"
+
+
+class Device(models.Model):
+    """A phone that somebody wants to be notified on."""
+
+    token = models.CharField(primary_key=True, max_length=200)  # hexadecimal, lower case
+    user = models.ForeignKey("accounts.User", models.CASCADE, db_index=False)
+    environment = models.CharField(max_length=10, choices=Environment)
+    since = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [models.Index(fields=["user", "-since"], name="devices_of_user")]
+
+
+class Audience(models.TextChoices):
+    """Whose doings a user is notified of."""
+
+    OFF = "off"
+    FOLLOWING = "following"  # of people whom the user follows
+    EVERYONE = "everyone"
+
+
+def _from_everyone() -> models.CharField:
+    return models.CharField(max_length=10, choices=Audience, default=Audience.EVERYONE)
+
+
+class PushSettings(models.Model):
+    """What a user wants to be notified of, and when. A user without a row has the defaults."""
+
+    user_id = models.BigIntegerField(primary_key=True)
+    likes = _from_everyone()
+    comments = _from_everyone()
+    mentions = _from_everyone()
+    follows = _from_everyone()
+    follow_requests = _from_everyone()
+    first_photos = _from_everyone()
+    friends_joined = _from_everyone()
+    # No notifications from … to, as "HH:MM" in the user's time zone; two equal ones are no hours at all.
+    quiet_from = models.CharField(max_length=5, default="00:00")
+    quiet_to = models.CharField(max_length=5, default="00:00")
+    time_zone = models.CharField(max_length=64, default="UTC")
+    language = models.CharField(max_length=2, default="en")
+
+    class Meta:
+        db_table = sharded_table("notifications_pushsettings")

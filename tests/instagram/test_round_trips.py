@@ -20,6 +20,7 @@ from shardmap import cache
 from shardmap.redis_client import redis_client
 from shardmap.shards import database_of, shard_of
 from tests.instagram import routes
+from tests.notifications.developer import geography_at
 from tests.support import Person, photo_id, settled
 
 SHORT, LONG = 3, 12
@@ -106,6 +107,7 @@ class World:
             "user_id": viewer.id,
             "media_id": media_id,
             "location_id": viewer.get(f"media/{media_id}")["location"]["id"],
+            "geography_id": geography_at(**here),
             "name": name,
         }
         self.query = {"access_token": viewer.token, "q": name, "lat": here["latitude"], "lng": here["longitude"]}
@@ -137,6 +139,7 @@ LISTS = [
     "v1/media/search",
     "v1/locations/search",
     "v1/locations/{location_id}/media/recent",
+    "v1/geographies/{geography_id}/media/recent",
     "v1/tags/search",
     "v1/tags/{name}/media/recent",
 ]

@@ -11,6 +11,7 @@ from django.conf import settings
 
 from shardmap import cache
 from tests.instagram.routes import filled, routes
+from tests.notifications.developer import geography_at
 from tests.support import PASSWORD, Person, get, settled
 
 KINDS = ("owner", "follower", "requester", "stranger", "blocked", "blocker", "nobody")  # nobody: a client_id alone
@@ -38,6 +39,7 @@ MATRIX = {
     "v1/media/search": ("media", "SSSS--S", "SS-----", "X------"),
     "v1/media/popular": ("media", "SSSS--S", "**-----", "X------"),
     "v1/locations/{location_id}/media/recent": ("media", "SSSS--S", "SS-----", "X------"),
+    "v1/geographies/{geography_id}/media/recent": ("media", "SSSS--S", "SS-----", "X------"),
     "v1/tags/{name}/media/recent": ("media", "SSSS--S", "SS-----", "X------"),
     "v1/users/self/feed": ("media", "SS----T", "SS----T", "X-----T"),
     "v1/users/self/media/liked": ("media", "SSSS--T", "SS----T", "X-----T"),
@@ -51,6 +53,8 @@ NOBODYS = {
     "v1/tags/{name}",
     "v1/subscriptions",
     "v1/shares/accounts",
+    "v1/push/devices",
+    "v1/push/settings",
 }
 ROWS = {path: dict(zip(("shown", "public", "private", "deleted"), row, strict=True)) for path, row in MATRIX.items()}
 
@@ -102,6 +106,7 @@ class World:
             "media_id": self.media["id"],
             "code": self.media["link"].rstrip("/").rpartition("/")[2],
             "location_id": self.owner.get(f"media/{self.media['id']}")["location"]["id"],
+            "geography_id": geography_at(**self.here),
             "name": name,
         }
 

@@ -10,7 +10,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import requests
 from django.conf import settings
+from oauth2_provider.models import Application
 
+from notifications.models import Callback, Geography, Object, Subscription
 from tests.accounts.test_oauth import Browser, Client
 from tests.support import Person, Refused
 
@@ -114,6 +116,15 @@ class Developer:
     def told_of(self, subscription: dict) -> list[str]:
         """The media that one subscription was told of."""
         return [one["data"]["media_id"] for one in self.told(subscription)]
+
+
+def geography_at(latitude: str, longitude: str) -> int:
+    """A geography that no callback had to agree to. What is published there later is told to nobody who listens."""
+    client = Application.objects.get(client_id="phone")
+    callback, _ = Callback.objects.get_or_create(client=client, url="http://127.0.0.1:65535/")
+    subscription = Subscription.objects.create(callback=callback, object=Object.GEOGRAPHY)
+    where = {"latitude": float(latitude), "longitude": float(longitude)}
+    return Geography.objects.create(subscription=subscription, radius=1000, **where).pk
 
 
 def data(response: requests.Response):
