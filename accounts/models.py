@@ -22,7 +22,7 @@ class User(AbstractBaseUser):
     full_name = models.CharField(max_length=64)
     bio = models.CharField(max_length=150)
     website = models.CharField(max_length=200)
-    profile_picture = models.CharField(max_length=200)  # a URL, or "" for the default picture
+    profile_picture = models.CharField(max_length=200)  # its path below CDN_URL, or "" for the default
     is_private = models.BooleanField(db_default=False)  # photos for approved followers only
     # False: deleted. The row stays, emptied, so that the ID is never another's.
     is_active = models.BooleanField(db_default=True)

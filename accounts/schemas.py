@@ -64,7 +64,7 @@ def short_user(user: dict, *, bio: bool = False) -> ShortUser:
         "id": str(user["id"]),
         "username": user["username"],
         "full_name": user["full_name"],
-        "profile_picture": user["profile_picture"] or f"{settings.CDN_URL}/anonymous.jpg",
+        "profile_picture": f"{settings.CDN_URL}/{user['profile_picture'] or 'anonymous.jpg'}",
     }
     if bio:
         shown |= {"bio": user["bio"], "website": user["website"]}

@@ -93,6 +93,12 @@ def edit(user_id: int, **changes) -> dict:
     return users([user_id])[user_id]
 
 
+def set_profile_picture(user_id: int, path: str) -> bool:
+    """Changes what `short_user` shows, in the transaction of the caller; returns False if the user is gone."""
+    enqueue("accounts.forget", keys=[USERS.key(user_id)])
+    return bool(User.objects.filter(id=user_id, is_active=True).update(profile_picture=path))
+
+
 def change_password(user_id: int, old: str, new: str) -> str:
     """Gives a user another password, and ends every session; returns a new access token. Raises InvalidParameters."""
     user = _with_password(user_id, old, "old_password")

@@ -38,6 +38,7 @@ urlpatterns = [
     raw("oauth/revoke_token", "POST", oauth.revoke, form=oauth.RevocationForm),
     route("v1/accounts", POST=("sign_ups", accounts.sign_up), DELETE=accounts.delete_account),
     route("v1/accounts/edit", POST=accounts.edit_profile),
+    route("v1/accounts/avatar", GET=photos.get_avatar, POST=photos.change_avatar, DELETE=photos.remove_avatar),
     route("v1/accounts/password", POST=accounts.change_password),
     route("v1/users/self/feed", GET=feeds.home_feed),
     route("v1/users/self/activity", GET=feeds.get_activity),

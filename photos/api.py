@@ -10,8 +10,8 @@ from accounts.schemas import ShortUser, short_user
 from accounts.services import users
 from accounts.tokens import Caller, Viewer, require_phone
 from accounts.types import Count, Cursor, Id, Timestamp, Whole
-from photos import comments, likes, places, schemas, services, sharing, storage, tags
-from photos.schemas import Comment, Location, Media, ShareAccount, Tag, Upload, media_for, photo_of_shortcode
+from photos import avatars, comments, likes, places, schemas, services, sharing, storage, tags
+from photos.schemas import Avatar, Comment, Location, Media, ShareAccount, Tag, Upload, media_for, photo_of_shortcode
 from photos.types import MediaId, MediaRef
 from shardmap.ids import MAX_ID, first_id_at
 
@@ -61,6 +61,32 @@ def publish(
         foursquare_v2_id,
     )
     return media_for(viewer.user_id, [photo])[0]
+
+
+def change_avatar(viewer: Viewer, upload_id: str) -> Avatar:
+    """Makes your avatar of what was uploaded, a square of 150 pixels.
+
+    Its `status` is "processing" for some seconds; `GET` tells what has become of it. What is no picture changes
+    nothing. To ask again with the same `upload_id` is safe.
+    """
+    avatars.change(viewer.user_id, upload_id)
+    return get_avatar(viewer)
+
+
+def get_avatar(viewer: Viewer) -> Avatar:
+    """Your avatar."""
+    status, message = avatars.state(viewer.user_id)
+    return {
+        "status": status,
+        "message": message,
+        "user": short_user(users([viewer.user_id])[viewer.user_id], bio=True),
+    }
+
+
+def remove_avatar(viewer: Viewer) -> Avatar:
+    """Removes your avatar; you have the default picture again."""
+    avatars.remove(viewer.user_id)
+    return get_avatar(viewer)
 
 
 def get_media(viewer: Caller, media_id: MediaId) -> Media:

@@ -2,7 +2,7 @@
 
 from django.db import transaction
 
-from photos import comments, likes, places, services, sharing, tags
+from photos import avatars, comments, likes, places, services, sharing, storage, tags
 from workers.outbox import enqueue
 from workers.registry import job
 
@@ -11,11 +11,14 @@ job("photos.bury")(services.bury)
 job("photos.mirror_like")(likes.mirror_like)
 job("photos.tag")(tags.retag)
 job("photos.place")(places.place)
+job("photos.make_avatar")(avatars.make)
+job("photos.drop_avatar")(storage.delete_picture)
 
 
 @job("photos.erase")
 def erase(user_id: int) -> None:
     """Removes what a deleted user has published, liked and said; some at a time."""
+    avatars.remove(user_id)
     left = [some(user_id) for some in (services.delete_some_of, likes.unlike_some_of, comments.delete_some_of)]
     if any(left):
         with transaction.atomic():

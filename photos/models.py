@@ -144,3 +144,16 @@ class ShareAccount(models.Model):
 
     class Meta:
         db_table = sharded_table("photos_shareaccount")
+
+
+class Avatar(models.Model):
+    """What a user wants as avatar, and what is shown meanwhile; in the directory, as the user is."""
+
+    user_id = models.BigIntegerField(primary_key=True)
+    upload_id = models.CharField(max_length=32)
+    # The object that is made of the upload. Each change has another one, since caches keep it; nobody can guess it.
+    picture = models.CharField(max_length=200)
+    status = models.CharField(max_length=10, choices=Status)
+    decodes = models.SmallIntegerField(default=0)  # as for photos
+    message = models.CharField(max_length=300, default="")  # why it was rejected
+    shown = models.CharField(max_length=200, default="")  # the user's profile_picture

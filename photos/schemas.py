@@ -7,7 +7,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from accounts.cached import USERS
-from accounts.schemas import ShortUser, short_user
+from accounts.schemas import ShortUser, User, short_user
 from accounts.types import IdText, TimeText
 from accounts.visibility import Sight, sight_of
 from photos import models, storage
@@ -101,6 +101,17 @@ class Upload(TypedDict):
     url: str
     fields: dict[str, str]
     expires_at: TimeText
+
+
+class Avatar(TypedDict):
+    """The user with the avatar that is shown now, and how the last change of it has gone."""
+
+    status: Annotated[
+        Literal["none", "processing", "ready", "rejected"],
+        Field(description="While it is not ready, the user keeps the picture of before"),
+    ]
+    message: Annotated[str, Field(description="Why it was rejected")]
+    user: User
 
 
 class Media(TypedDict):

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 
 from django.db import IntegrityError
-from django.db.models import F
+from django.db.models import F, QuerySet
 
 from accounts.cached import COUNTS, USERS
 from accounts.counts import add_to_counts
@@ -60,18 +60,13 @@ def publish(
     Raises InvalidParameters when nothing, or too much, was uploaded under this ID by this owner; NotFound when there is
     no such location.
     """
-    if not storage.UPLOAD_ID.fullmatch(upload_id):
-        raise InvalidParameters(f"upload_id: {upload_id!r} is not an upload_id")
     if (latitude is None) != (longitude is None):
         raise InvalidParameters("latitude: give both latitude and longitude, or neither")
-    size = storage.upload_size(owner_id, upload_id)
-    if size is None:
+    if not is_uploaded(owner_id, upload_id):
         # A phone that lost our first answer asks again, perhaps after the upload was processed and removed.
         if (published := _published(owner_id, upload_id)) is None:
-            raise InvalidParameters(f"upload_id: you have no upload {upload_id!r}; upload the photo first")
+            raise nothing_uploaded(upload_id)
         return _media(published)
-    if size > MAX_BYTES:
-        raise InvalidParameters(f"upload_id: the photo has {size} bytes; {MAX_BYTES} are the most allowed")
     if location_id is not None:
         there = places.get_location(location_id)
         if latitude is None:
@@ -99,13 +94,28 @@ def publish(
     return _media(photo.id)
 
 
+def is_uploaded(owner_id: int, upload_id: str) -> bool:
+    """Whether there is this upload of this owner. Raises InvalidParameters if it is too large, or no ID."""
+    if not storage.UPLOAD_ID.fullmatch(upload_id):
+        raise InvalidParameters(f"upload_id: {upload_id!r} is not an upload_id")
+    size = storage.upload_size(owner_id, upload_id)
+    if size is not None and size > MAX_BYTES:
+        raise InvalidParameters(f"upload_id: the photo has {size} bytes; {MAX_BYTES} are the most allowed")
+    return size is not None
+
+
+def nothing_uploaded(upload_id: str) -> InvalidParameters:
+    return InvalidParameters(f"upload_id: you have no upload {upload_id!r}; upload the photo first")
+
+
 def process(owner_id: int, photo_id: int) -> None:
     """Turns the upload into renditions and the photo's status to "ready", or to "rejected" if it is no picture."""
     with on_shard(owner_id):
         photo = Photo.objects.get(id=photo_id)
     if photo.status == Status.PROCESSING:
         try:
-            renditions = _render(photo)
+            with on_shard(owner_id):
+                renditions = render_upload(owner_id, photo.upload_id, Photo.objects.filter(id=photo_id))
         except NotAPicture as error:
             _leave_processing(photo, Status.REJECTED, message=str(error)[:300])
         else:
@@ -119,17 +129,18 @@ def process(owner_id: int, photo_id: int) -> None:
     cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
 
 
-def _render(photo: Photo) -> dict[str, bytes]:
-    """The renditions of a photo's upload. Raises NotAPicture, also if the upload took its workers down before."""
-    original = storage.read_upload(photo.owner_id, photo.upload_id)
+def render_upload(owner_id: int, upload_id: str, row: QuerySet) -> dict[str, bytes]:
+    """The renditions of an upload. Raises NotAPicture, also if the upload took its workers down before.
+
+    `row` is where that is counted, as `decodes`.
+    """
+    original = storage.read_upload(owner_id, upload_id)
     if original is None:
         raise NotAPicture("The upload is no longer there. Please upload the photo again.")
-    with on_shard(photo.owner_id):
-        row = Photo.objects.filter(id=photo.id)
-        if not row.filter(decodes__lt=MAX_DECODES).update(decodes=F("decodes") + 1):
-            raise NotAPicture("This picture takes too long, or too much memory, to be decoded.")
-        renditions = render(original)
-        row.update(decodes=0)  # what fails from here on is no fault of the picture
+    if not row.filter(decodes__lt=MAX_DECODES).update(decodes=F("decodes") + 1):
+        raise NotAPicture("This picture takes too long, or too much memory, to be decoded.")
+    renditions = render(original)
+    row.update(decodes=0)  # what fails from here on is no fault of the picture
     return renditions
 
 

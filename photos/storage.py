@@ -84,13 +84,17 @@ def delete_upload(owner_id: int, upload_id: str) -> None:
 
 def put_renditions(upload_id: str, renditions: dict[str, bytes]) -> None:
     for name, jpeg in renditions.items():
-        _s3().put_object(
-            Bucket=settings.S3_PHOTOS_BUCKET,
-            Key=_rendition_key(upload_id, name),
-            Body=jpeg,
-            ContentType="image/jpeg",
-            CacheControl=FOREVER,
-        )
+        put_picture(_rendition_key(upload_id, name), jpeg)
+
+
+def put_picture(key: str, jpeg: bytes) -> None:
+    _s3().put_object(
+        Bucket=settings.S3_PHOTOS_BUCKET, Key=key, Body=jpeg, ContentType="image/jpeg", CacheControl=FOREVER
+    )
+
+
+def delete_picture(key: str) -> None:
+    _s3().delete_object(Bucket=settings.S3_PHOTOS_BUCKET, Key=key)
 
 
 def delete_renditions(upload_id: str) -> None:
