@@ -1,8 +1,11 @@
 """gunicorn, the app server: 2 processes of 16 threads each. Used as it is, locally and in production."""
 
 import ctypes
+import json
 import os
 import signal
+
+from gunicorn import util
 
 bind = os.environ["GUNICORN_BIND"]
 wsgi_app = "instagram.wsgi:application"
@@ -41,6 +44,8 @@ loglevel = "info"
 
 # Only nginx talks to gunicorn, over loopback.
 forwarded_allow_ips = "127.0.0.1"
+# nginx sets this one. With the others that gunicorn believes, a client could contradict it, and would be refused.
+secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -49,3 +54,15 @@ def post_fork(server, worker) -> None:
     """A worker dies with its master. By itself it would keep the port for as long as nginx keeps its connections,
     while the next master waits for the port and nobody accepts."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def write_error(sock, status: int, reason: str, message: str) -> None:
+    """What gunicorn refuses before the app sees it (a raw "é" in the URL, two Content-Types) gets an envelope, too."""
+    error_type = "APIError" if status >= 500 else "APIInvalidParametersError"
+    meta = {"code": status, "error_type": error_type, "error_message": message or reason}
+    body = json.dumps({"meta": meta})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json; charset=utf-8\r\n"
+    util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+
+
+util.write_error = write_error  # there is no setting for it
