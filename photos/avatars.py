@@ -7,7 +7,6 @@ only cleans up. Until its picture is made, and for good if the upload is none, t
 import secrets
 
 from django.db import transaction
-from django.db.models import QuerySet
 
 from accounts.cached import USERS
 from accounts.errors import InvalidParameters
@@ -27,10 +26,13 @@ def change(user_id: int, upload_id: str) -> None:
     """
     if not services.is_uploaded(user_id, upload_id):
         # A phone that lost our first answer asks again, perhaps after the upload was processed and removed.
-        if not _of_upload(user_id, upload_id).exclude(status=Status.REJECTED).exists():
+        accepted = Avatar.objects.filter(user_id=user_id, upload_id=upload_id).exclude(status=Status.REJECTED)
+        if not accepted.exists():
             raise services.nothing_uploaded(upload_id)
         return
-    if _is_photo(user_id, upload_id):
+    with on_shard(user_id):
+        is_photo = Photo.objects.filter(owner_id=user_id, upload_id=upload_id).exists()
+    if is_photo:
         raise InvalidParameters(f"upload_id: {upload_id!r} was published as a photo; upload it once more")
     with transaction.atomic():
         avatar, _ = Avatar.objects.select_for_update().get_or_create(user_id=user_id)
@@ -60,9 +62,7 @@ def make(user_id: int, upload_id: str, picture: str) -> None:
             _show(user_id, picture)
     if not Avatar.objects.filter(user_id=user_id, shown=picture).exists():
         storage.delete_picture(picture)
-    still_needed = _of_upload(user_id, upload_id).filter(status=Status.PROCESSING).exists()
-    if not still_needed and not _is_photo(user_id, upload_id):
-        storage.delete_upload(user_id, upload_id)
+    services.drop_upload(user_id, upload_id)
     cache.forget_surely(USERS.key(user_id))
 
 
@@ -93,12 +93,3 @@ def remove(user_id: int) -> None:
             enqueue("photos.drop_avatar", key=avatar.shown)
         avatar.delete()
     cache.forget(USERS.key(user_id))
-
-
-def _of_upload(user_id: int, upload_id: str) -> QuerySet[Avatar]:
-    return Avatar.objects.filter(user_id=user_id, upload_id=upload_id)
-
-
-def _is_photo(user_id: int, upload_id: str) -> bool:
-    with on_shard(user_id):
-        return Photo.objects.filter(owner_id=user_id, upload_id=upload_id).exists()

@@ -21,7 +21,7 @@ from accounts.visibility import Sight, sight_of
 from photos import places, storage
 from photos.cached import MEDIA
 from photos.imaging import MAX_BYTES, NotAPicture, render
-from photos.models import Comment, Like, Photo, Status
+from photos.models import Avatar, Comment, Like, Photo, Status
 from shardmap import cache, photo_map
 from shardmap.batches import delete_all
 from shardmap.ids import MAX_ID, shard_of_id
@@ -125,7 +125,7 @@ def process(owner_id: int, photo_id: int) -> None:
         photo.refresh_from_db()
     if photo.status == Status.DELETED:
         storage.delete_renditions(photo.upload_id)  # photos.bury may have come before they were written
-    storage.delete_upload(owner_id, photo.upload_id)
+    drop_upload(owner_id, photo.upload_id)
     cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
 
 
@@ -142,6 +142,17 @@ def render_upload(owner_id: int, upload_id: str, row: QuerySet) -> dict[str, byt
     renditions = render(original)
     row.update(decodes=0)  # what fails from here on is no fault of the picture
     return renditions
+
+
+def drop_upload(owner_id: int, upload_id: str) -> None:
+    """Removes an upload, unless a photo or an avatar is still to be made of it: then that will remove it."""
+    with on_shard(owner_id):
+        photos = Photo.objects.filter(owner_id=owner_id, upload_id=upload_id, status=Status.PROCESSING)
+        if photos.exists():
+            return
+    avatars = Avatar.objects.filter(user_id=owner_id, upload_id=upload_id, status=Status.PROCESSING)
+    if not avatars.exists():
+        storage.delete_upload(owner_id, upload_id)
 
 
 def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
@@ -220,7 +231,7 @@ def _take_off(owner_id: int, photo_id: int) -> None:
 
 def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
     """Removes what a deleted photo has left: its bytes, its entry in the map, its likes and comments."""
-    storage.delete_upload(owner_id, upload_id)
+    drop_upload(owner_id, upload_id)
     storage.delete_renditions(upload_id)
     photo_map.forget(photo_id)
     with on_shard(owner_id):

@@ -28,15 +28,19 @@ def test_the_upload_of_a_photo_stays_the_photos(person, no_workers):
     assert one.get(f"media/{media['id']}")["status"] == "ready"
 
 
-def test_a_photo_of_an_avatars_upload_does_not_lose_it(person, no_workers):
+@pytest.mark.parametrize("first", ["photo", "avatar"])
+def test_a_photo_and_an_avatar_of_one_upload_do_not_lose_it_to_each_other(person, no_workers, first):
     one = person()
     upload_id = one.upload(jpeg("green"))
     one.post("accounts/avatar", upload_id=upload_id)
     media = one.post("media", upload_id=upload_id)
-    avatars.make(**job_of(one))
-    services.process(one.id, row_of(media).id)
+    jobs = {"photo": lambda: services.process(one.id, row_of(media).id), "avatar": lambda: avatars.make(**job_of(one))}
+    jobs.pop(first)()
+    assert exists(settings.S3_UPLOADS_BUCKET, f"{one.id}/{upload_id}")
+    jobs.popitem()[1]()
     assert one.get(f"media/{media['id']}")["status"] == "ready"
     assert color_at(one.get("users/self")["profile_picture"]) == "green"
+    assert not exists(settings.S3_UPLOADS_BUCKET, f"{one.id}/{upload_id}")
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0), (1, 0, 1)])
