@@ -12,12 +12,13 @@ job("feeds.said")(activity.said)
 @job("feeds.remove_photo")
 def remove_photo(owner_id: int, photo_id: int) -> None:
     services.remove_photo(owner_id, photo_id)
+    popular.rank(owner_id, photo_id)
     activity.forget_photo(owner_id, photo_id)
 
 
 @job("feeds.liked")
 def liked(user_id: int, owner_id: int, photo_id: int) -> None:
-    popular.liked(owner_id, photo_id)
+    popular.rank(owner_id, photo_id)
     activity.liked(user_id, owner_id, photo_id)
 
 

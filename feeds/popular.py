@@ -24,8 +24,8 @@ KEPT = 1000
 SECONDS_FOR_TEN_TIMES = 45_000
 
 
-def liked(owner_id: int, photo_id: int) -> None:
-    """Puts a photo whose likes have changed at its place, as a job."""
+def rank(owner_id: int, photo_id: int) -> None:
+    """Puts a photo whose likes have changed at its place, or takes it off, as a job."""
     likes = likes_of(owner_id, photo_id)
     owner = users([owner_id]).get(owner_id)
     redis = redis_client(settings.REDIS_FEEDS_URL)

@@ -1,6 +1,8 @@
 import pytest
+from django.conf import settings
 
 from feeds import popular
+from shardmap.redis_client import redis_client
 from tests.support import photo_id, settled
 
 
@@ -54,6 +56,8 @@ def test_who_may_not_see_a_photo_does_not_find_it(person, fans):
     assert hidden["id"] not in found(fans[0])
     public.delete(f"media/{media['id']}")
     assert media["id"] not in found(fans[0])
+    settled(public)
+    assert redis_client(settings.REDIS_FEEDS_URL).zscore(popular.KEY, media["id"]) is None
 
 
 def test_the_job_may_run_twice(person, fans):
@@ -63,7 +67,7 @@ def test_the_job_may_run_twice(person, fans):
     settled(one, fans[0])
     before = found(one)
     for _ in range(2):
-        popular.liked(one.id, photo_id(media["id"]))
+        popular.rank(one.id, photo_id(media["id"]))
     assert found(one) == before
 
 
