@@ -1,11 +1,13 @@
 import itertools
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from accounts import graph
 from accounts.counts import add_to_counts
-from accounts.models import Counts, Edge, Follow, Follower
+from accounts.models import Block, BlockedBy, Counts, Edge, Follow, Follower
 from shardmap.shards import on_shard, shard_transaction
 from tests.support import Refused, settled
 from workers.outbox import enqueue
@@ -96,26 +98,91 @@ def test_unfollow_ends_at_the_last_word_too(person):
     assert (counted(one), counted(other)) == ((0, 0), (0, 0))
 
 
+def at_once(*calls) -> None:
+    """Runs the calls in threads of their own, which begin together."""
+    start = threading.Barrier(len(calls))
+
+    def run(call) -> None:
+        start.wait(10)
+        call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for done in [pool.submit(run, call) for call in calls]:
+            done.result(60)
+
+
 def test_follows_and_unfollows_from_many_connections_leave_counts_equal_to_the_rows(person):
     one, other = person(), person()
-    start = threading.Barrier(8)
 
     def tap(n: int) -> None:
-        start.wait(10)
         for _ in range(5):
             (one.follow if n % 2 else one.unfollow)(other)
 
-    threads = [threading.Thread(target=tap, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(tap, n) for n in range(8)))
     settled(one, other)
     near, far = edges(one, other)
     assert near == far
     following = int(near[0])
     assert (counted(one), counted(other)) == ((following, 0), (0, following))
     assert one.counts()["follows"] == other.counts()["followed_by"] == following
+
+
+@pytest.mark.parametrize("last", ["block", "unblock"])
+def test_blocks_and_follows_from_many_connections_leave_counts_equal_to_the_rows(person, last):
+    one, other = person(), person()
+
+    def answer(blocker, blocked, *actions: str) -> None:
+        for action in actions * 4:
+            response = blocker.call("POST", f"users/{blocked.id}/relationship", form={"action": action})
+            assert response.status_code in (200, 400)  # refused while there is a block
+
+    at_once(
+        *[partial(answer, one, other, "follow", "unfollow")] * 3,
+        *[partial(answer, other, one, "follow")] * 2,
+        *[partial(answer, other, one, "block", "unblock")] * 2,
+    )
+    answer(other, one, last)
+    settled(one, other)
+    rows = [edges(one, other), edges(other, one)]
+    assert all(near == far for near, far in rows)
+    there, back = (int(bool(near and near[0])) for near, _ in rows)
+    assert (counted(one), counted(other)) == ((there, back), (back, there))
+    assert (one.counts()["follows"], other.counts()["follows"]) == (there, back)
+    with on_shard(other.id):
+        blocked = Block.objects.filter(blocker_id=other.id).count()
+    with on_shard(one.id):
+        assert BlockedBy.objects.filter(blocked_id=one.id).count() == blocked == (last == "block")
+    assert not (blocked and (there or back))
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_requests_while_an_account_goes_private_and_public_end_as_it_is_at_last(person, private):
+    owner, asking = person(), [person() for _ in range(6)]
+
+    def toggle() -> None:
+        for now in (True, False) * 3:
+            owner.post("accounts/edit", is_private=str(now).lower())
+
+    def tap(one) -> None:
+        for _ in range(3):
+            one.follow(owner)
+            one.unfollow(owner)
+        one.follow(owner)
+
+    at_once(toggle, toggle, *(partial(tap, one) for one in asking))
+    owner.post("accounts/edit", is_private=str(private).lower())
+    settled(owner, *asking)
+    with on_shard(owner.id):
+        followers = Follower.objects.filter(followee_id=owner.id)
+        following = set(followers.filter(status=Edge.FOLLOWS).values_list("follower_id", flat=True))
+        requested = set(followers.filter(status=Edge.REQUESTED).values_list("follower_id", flat=True))
+    assert following | requested == {one.id for one in asking}
+    assert private or not requested
+    assert counted(owner) == (0, len(following))
+    for one in asking:
+        near, far = edges(one, owner)
+        assert near == far == (one.id in following, near[1])
+        assert counted(one) == (int(one.id in following), 0)
 
 
 def test_blocking_ends_both_follows_and_hides_the_blocker(person):
