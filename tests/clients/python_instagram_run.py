@@ -6,14 +6,17 @@ standard input. Ends with an AssertionError at what is not as it should be, and 
 
 import inspect
 import json
+import queue
 import sys
+import threading
 import time
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from instagram.bind import InstagramAPIError, InstagramClientError
 
-from instagram import client, oauth2
+from instagram import client, oauth2, subscriptions
 
 WORLD = json.load(sys.stdin)
 
@@ -27,8 +30,7 @@ def methods_of(*classes: type) -> set[str]:
     }
 
 
-METHODS = methods_of(client.InstagramAPI, oauth2.OAuth2API)
-REAL_TIME = {"create_subscription", "list_subscriptions", "delete_subscriptions", "geography_recent_media"}
+METHODS = methods_of(client.InstagramAPI, oauth2.OAuth2API, subscriptions.SubscriptionsReactor)
 called: set[str] = set()
 
 
@@ -48,6 +50,36 @@ class InstagramAPI(Noted, client.InstagramAPI):
     protocol = "http"
     authorize_url = f"http://{host}/oauth/authorize"
     access_token_url = f"http://{host}/oauth/access_token"
+
+
+class SubscriptionsReactor(Noted, subscriptions.SubscriptionsReactor):
+    pass
+
+
+class Callback(BaseHTTPRequestHandler):
+    """A developer's callback: agrees to be one, and puts what comes, (body, X-Hub-Signature), into a queue."""
+
+    arrived: queue.Queue[tuple[str, str]] = queue.Queue()
+
+    def do_GET(self):
+        asked = parse_qs(urlsplit(self.path).query)
+        assert asked["hub.mode"] == ["subscribe"]
+        assert asked["hub.verify_token"] == ["mine"]
+        self.answer(asked["hub.challenge"][0])
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.arrived.put((body.decode(), self.headers["X-Hub-Signature"]))
+        self.answer("")
+
+    def answer(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args):
+        pass
 
 
 def eventually(condition, seconds: float = 15):
@@ -264,6 +296,52 @@ def signed_requests(me: Somebody, friend: Somebody) -> None:
     assert with_ips.user().id == me.id
 
 
+def real_time(friend: Somebody) -> None:
+    """Subscribing, and an update's way from a new tag to the reactor's callback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Callback)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    app, photo_id = WORLD["app"], WORLD["photos"][0]
+    api = InstagramAPI(client_id=app["id"], client_secret=app["secret"])
+    to_us = {
+        "aspect": "media",
+        "callback_url": f"http://127.0.0.1:{server.server_port}/",
+        "verify_token": "mine",
+    }
+    tag = f"{WORLD['tag']}2"
+    place = {"lat": WORLD["place"]["latitude"], "lng": WORLD["place"]["longitude"]}
+    of_tag = api.create_subscription(object="tag", object_id=tag, **to_us)["data"]
+    of_circle = api.create_subscription(object="geography", radius=1000, **place, **to_us)["data"]
+    assert (of_tag["object"], of_tag["object_id"], of_tag["aspect"]) == ("tag", tag, "media")
+    assert api.list_subscriptions()["data"] == [of_tag, of_circle]
+    assert walked(api.geography_recent_media, geography_id=of_circle["object_id"], count=2) == WORLD["photos"]
+
+    friend.api.create_media_comment(photo_id, f"also #{tag}")
+    body, signature = Callback.arrived.get(timeout=20)
+    reactor, updates = SubscriptionsReactor(), []
+    reactor.register_callback(subscriptions.SubscriptionType.TAG, updates.append)
+    for secret, told in (("wrong", body), (app["secret"], body + " ")):
+        refusal(subscriptions.SubscriptionVerifyError, reactor.process, secret, told, signature)
+    assert updates == []
+    reactor.process(app["secret"], body, signature)
+    assert [(one["subscription_id"], one["object"], one["object_id"]) for one in updates] == [
+        (of_tag["id"], "tag", tag)
+    ]
+    assert updates[0]["changed_aspect"] == "media"
+    assert abs(updates[0]["time"] - time.time()) < 60
+    assert ids(api.tag_recent_media(tag_name=tag)[0]) == [photo_id]
+    reactor.deregister_callback(subscriptions.SubscriptionType.TAG, updates.append)
+    reactor.process(app["secret"], body, signature)
+    assert len(updates) == 1
+
+    api.delete_subscriptions(id=of_tag["id"])
+    assert api.list_subscriptions()["data"] == [of_circle]
+    api.delete_subscriptions(object="all")
+    assert api.list_subscriptions()["data"] == []
+    wrong = InstagramAPI(client_id=app["id"], client_secret="wrong")
+    assert refusal(InstagramAPIError, wrong.list_subscriptions).error_type == "OAuthParameterException"
+    server.shutdown()
+
+
 def oauth(me: Somebody) -> None:
     app = WORLD["app"]
     api = InstagramAPI(client_id=app["id"], client_secret=app["secret"], redirect_uri=app["redirect_uri"])
@@ -304,7 +382,8 @@ def main() -> None:
     errors(me)
     signed_requests(me, friend)
     oauth(me)
-    assert not METHODS - called - REAL_TIME, f"never called: {sorted(METHODS - called)}"
+    real_time(friend)
+    assert not METHODS - called, f"never called: {sorted(METHODS - called)}"
 
 
 main()
