@@ -1,10 +1,16 @@
 """Subscribing: the endpoints, the callback's challenge, and which addresses a callback may have."""
 
+import datetime
 import secrets
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from django.conf import settings
 
 from notifications import callbacks
@@ -262,6 +268,46 @@ def test_callbacks_that_are_slow_leave_the_site_its_threads(developer):
     found = [answer.json()["meta"]["error_type"] for answer in answers]
     assert set(found) == {"APIInvalidParametersError", "OAuthRateLimitException"}
     assert len(developer.challenges) == found.count("APIInvalidParametersError") <= 2 * 4
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> str:
+    """A file with a certificate of "localhost", signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    file = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    pem = serialization.Encoding.PEM
+    file.write_bytes(signed.public_bytes(pem) + key.private_bytes(pem, *form))
+    return str(file)
+
+
+def test_certificates_are_checked_by_name(developer, certificate, monkeypatch):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    asked_for = []
+    tls.sni_callback = lambda connection, name, context: asked_for.append(name)
+    developer.server.socket = tls.wrap_socket(developer.server.socket, server_side=True)
+    by_name, by_address = (f"https://{host}:{developer.port}/" for host in ("localhost", "127.0.0.1"))
+    for url in (by_name, by_address):
+        with pytest.raises(callbacks.Failed, match="cannot be reached: SSL"):
+            callbacks.challenge(url, None)
+    monkeypatch.setattr("certifi.where", lambda: certificate)
+    callbacks.challenge(by_name, None)
+    assert len(developer.challenges) == 1
+    assert asked_for[-1] == "localhost"
+    with pytest.raises(callbacks.Failed, match="cannot be reached: SSL"):
+        callbacks.challenge(by_address, None)
+    assert len(developer.challenges) == 1
 
 
 # Where a callback may be.

@@ -19,7 +19,7 @@ from notifications.models import Callback, Update
 from photos import services, tags
 from tests.accounts.test_oauth import shown
 from tests.notifications.developer import Developer
-from tests.support import Person, eventually, photo_id, settled
+from tests.support import Person, ctl, eventually, photo_id, settled
 from workers.models import OutboxJob
 from workers.outbox import enqueue
 
@@ -291,6 +291,22 @@ def test_a_job_that_comes_twice_tells_once(developer):
     settled(one)
     for subscription in (user, tag, circle):
         nothing_more(developer, subscription, media)
+
+
+def test_a_worker_that_is_killed_at_a_request_loses_nothing(developer):
+    one = Person()
+    developer.allowed_by(one)
+    subscription = developer.subscribe("user")
+    developer.open.clear()
+    media = take(one)
+    eventually(lambda: developer.arrived, what="the request is there")
+    ctl("kill", "worker")
+    developer.open.set()
+    callback = Callback.objects.get(url=developer.url())
+    job = OutboxJob.objects.filter(job="notifications.deliver", args__callback_id=callback.id)
+    assert job.update(due_at=Now(), held_until=Now()) == 1  # as soon as its lease has passed
+    eventually(lambda: not waiting(subscription), 20, "nothing waits")
+    assert developer.told_of(subscription) == [media, media]  # at least once
 
 
 # What is not told any more.
