@@ -27,6 +27,8 @@ from django.views.decorators.cache import cache_control
 from django.views.decorators.http import conditional_page, require_safe
 from redis import RedisError
 
+from shardmap.shards import following_moves
+
 logger = logging.getLogger(__name__)
 
 View = Callable[..., HttpResponse]
@@ -75,7 +77,7 @@ def not_found(request: HttpRequest) -> HttpResponse:
 def _answer(request: HttpRequest, *, view: View, **path_params: str) -> HttpResponse:
     """What a view answers, or an error page, with the headers of a page."""
     try:
-        response = _unreadable(request) or view(request, **path_params)
+        response = _unreadable(request) or following_moves(partial(view, request, **path_params))
     except Http404:
         response = error_page(request, 404, "There is no such page", "It may have been removed, or the link is wrong.")
     except (BadRequest, SuspiciousOperation):  # among them: logged out in another tab, meanwhile

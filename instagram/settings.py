@@ -86,6 +86,9 @@ for _server in env.get("SHARD_SERVERS", "").split():
     _alias, _url = _server.split("=", 1)
     DATABASES[_alias] = _database(_url)
     SHARD_SERVERS.append(_alias)
+# The same servers as a superuser reaches them, not through pgbouncer: for moving shards, so for the operator's shell
+# alone. The local stack has one operator, and puts them here.
+SHARD_ADMINS = dict(server.split("=", 1) for server in env.get("SHARD_ADMINS", "").split())
 # The last resort against a server that is silent. Slow statements end before: by the role's statement_timeout (5 s)
 # and by pgbouncer's query_timeout (10 s). Migrations run with a larger one.
 DATABASE_ANSWER_SECONDS = float(env.get("DATABASE_ANSWER_SECONDS", "12"))

@@ -16,7 +16,7 @@ from django.db import connections, transaction
 from django.db.migrations.loader import MigrationLoader
 
 from shardmap.ids import MAX_LOGICAL_SHARDS
-from shardmap.models import LogicalShard, ShardMigration
+from shardmap.models import LogicalShard, ShardMigration, ShardMove
 from shardmap.shards import on_logical_shard, placement, schema_name
 
 SESSIONS_A_SERVER = 4  # DDL waits on disk and catalog locks; more sessions measured no faster
@@ -77,16 +77,19 @@ def plan() -> list[Step]:
 
 def missing(steps: list[Step]) -> dict[int, list[Step]]:
     """What each logical shard still lacks; shards that lack nothing are left out. One query a physical database."""
-    done: set[tuple[int, str, str]] = set()
+    done: set[tuple[str, int, str, str]] = set()
     for alias in settings.SHARD_SERVERS:
-        done.update(ShardMigration.objects.using(alias).values_list("shard", "app", "name"))
-    todo = {shard: [step for step in steps if (shard, step[0], step[1]) not in done] for shard in placement()}
+        applied = ShardMigration.objects.using(alias).values_list("shard", "app", "name")
+        done.update((alias, *migration) for migration in applied)
+    todo = {
+        shard: [step for step in steps if (alias, shard, step[0], step[1]) not in done]
+        for shard, alias in placement().items()
+    }
     return {shard: lacking for shard, lacking in todo.items() if lacking}
 
 
-def migrate_shard(shard: int, steps: list[Step]) -> None:
-    """Creates a logical shard or brings it up to date, in one transaction."""
-    alias = placement()[shard]
+def migrate_shard(shard: int, steps: list[Step], alias: str) -> None:
+    """Creates a logical shard on a physical database, or brings it up to date, in one transaction."""
     with on_logical_shard(shard), transaction.atomic(using=alias), connections[alias].cursor() as cursor:
         cursor.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
         cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_CLASS, shard])
@@ -104,10 +107,12 @@ def migrate_shards(todo: dict[int, list[Step]], progress: Callable[[int], None])
 
     Stops at the first shard that fails and raises RuntimeError, which names it; what was done stays done.
     """
+    for moving in ShardMove.objects.filter(shard__in=todo):
+        raise RuntimeError(f"logical shard {moving.shard} is being moved to {moving.target}: finish that, or undo it")
 
     def work(shard: int) -> None:
         try:
-            migrate_shard(shard, todo[shard])
+            migrate_shard(shard, todo[shard], placement()[shard])
         finally:
             for connection in connections.all(initialized_only=True):
                 connection.close()

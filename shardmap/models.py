@@ -12,6 +12,15 @@ class LogicalShard(models.Model):
     database = models.CharField(max_length=63)  # an alias of settings.DATABASES
 
 
+class ShardMove(models.Model):
+    """A move of a logical shard that has begun and is not finished (shardmap.moves)."""
+
+    shard = models.IntegerField(primary_key=True)
+    source = models.CharField(max_length=63)
+    target = models.CharField(max_length=63)
+    began_at = models.DateTimeField(auto_now_add=True)
+
+
 class ShardMigration(models.Model):
     """A migration that a logical shard has. Kept beside the shards, so that both commit in one transaction."""
 

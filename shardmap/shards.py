@@ -8,18 +8,33 @@ and needs no session state, which pgbouncer's transaction pooling would mix up b
 See docs/sharding.md.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from itertools import count
+from typing import TypeVar
 
 from django.conf import settings
-from django.db import transaction
+from django.db import OperationalError, transaction
 
 PLACEHOLDER = '"logical"'
 PUBLIC = '"public"'
 
+SECONDS_OF_A_SWITCH = 3  # in which a mover has told the directory, unless it died
+
+Result = TypeVar("Result")
+
 _current: ContextVar[int | None] = ContextVar("logical_shard", default=None)
+
+
+class ShardMoved(OperationalError):
+    """A logical shard is not where this process thought it was."""
+
+    def __init__(self, shard: int) -> None:
+        super().__init__(f"logical shard {shard} is not where it was")
+        self.shard = shard
 
 
 class OutsideShard(RuntimeError):
@@ -108,3 +123,23 @@ def database_of(shard: int) -> str:
     if alias is None:
         raise OutsideShard(f"logical shard {shard} has no place yet: run `manage.py migrate_shards`")
     return alias
+
+
+def following_moves(call: Callable[[], Result]) -> Result:
+    """Does what may be done twice, and does it again where the shard is now if it turns out to have moved."""
+    deadline = time.monotonic() + SECONDS_OF_A_SWITCH
+    for attempt in count():
+        try:
+            return call()
+        except ShardMoved as error:
+            placement.cache_clear()
+            if attempt and (time.monotonic() > deadline or not _is_moving(error.shard)):
+                raise
+            if attempt:
+                time.sleep(0.02)  # between two lines of the mover
+
+
+def _is_moving(shard: int) -> bool:
+    from shardmap.models import ShardMove
+
+    return ShardMove.objects.filter(shard=shard).exists()

@@ -8,11 +8,13 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import gearman as pygearman
 from django.conf import settings
 from django.db import Error, close_old_connections
 
+from shardmap.shards import following_moves
 from workers import gearman, outbox
 from workers.registry import all_jobs
 
@@ -58,7 +60,7 @@ def run(database: str, row_id: int) -> None:
         return
     try:
         with time_limit(JOB_SECONDS):
-            all_jobs()[row.job](**row.args)
+            following_moves(partial(all_jobs()[row.job], **row.args))
     except (Exception, JobTimeout) as error:
         logger.exception("%s %s failed, attempt %d", row.job, row.args, row.attempts)
         close_old_connections()  # perhaps it failed because this connection has died

@@ -89,6 +89,9 @@ class Stack:
     def postgres_url(self, server: str, database: str) -> str:
         return f"postgresql://instagram:{self.secrets['instagram_password']}@{self.address(server)}/{database}"
 
+    def admin_url(self, server: str, database: str) -> str:
+        return f"postgresql://postgres:{self.secrets['postgres_password']}@{self.address(server)}/{database}"
+
     def environment(self) -> dict[str, str]:
         """The app's settings."""
         redis = f"redis://:{self.secrets['redis_password']}@"
@@ -100,6 +103,8 @@ class Stack:
             "DIRECTORY_URL": self.postgres_url("pgbouncer", "directory"),
             "SHARD_SERVERS": f"a={self.postgres_url('pgbouncer', 'shards_a')} "
             f"b={self.postgres_url('pgbouncer', 'shards_b')}",
+            "SHARD_ADMINS": f"a={self.admin_url('postgres_a', 'shards_a')} "
+            f"b={self.admin_url('postgres_b', 'shards_b')}",
             "LOGICAL_SHARDS": "8",
             "REDIS_SHARDMAP_URL": f"{redis}{self.address('redis_shardmap')}/0",
             "REDIS_FEEDS_URL": f"{redis}{self.address('redis_feeds')}/0",

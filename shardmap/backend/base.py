@@ -1,29 +1,39 @@
-"""Django's Postgres backend with three things added.
+"""Django's Postgres backend with some things added.
 
-- `"logical"` in a statement becomes the current shard's schema (see shardmap.shards).
+- `"logical"` in a statement becomes the current shard's schema (see shardmap.shards); and if a shard's schema is not
+  there, the error says so.
 - No answer is waited for longer than DATABASE_ANSWER_SECONDS. Postgres' and pgbouncer's own time-outs need a server
   that is alive; libpq has none for a peer whose kernel still acknowledges.
 - The health check of a kept connection costs no query: a peer that closed it has made its socket readable.
 """
 
+import re
 import select
 import time
 
 import psycopg2
 from django.conf import settings
+from django.db import ProgrammingError
 from django.db.backends.postgresql import base
-from psycopg2 import extensions
+from psycopg2 import errorcodes, extensions
 
-from shardmap.shards import PLACEHOLDER, current_shard, schema_name
+from shardmap.shards import PLACEHOLDER, ShardMoved, current_shard, schema_name
 
 CONNECT_SECONDS = 2
+NOT_THERE = (errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_FUNCTION, errorcodes.INVALID_SCHEMA_NAME)
+SCHEMA = re.compile(r"\bshard(\d{4})\b")
 CONNECTED = (extensions.STATUS_READY, extensions.STATUS_BEGIN)
 
 
 def _swap_schema(execute, sql, params, many, context):
     if PLACEHOLDER in sql:
         sql = sql.replace(PLACEHOLDER, f'"{schema_name(current_shard())}"')
-    return execute(sql, params, many, context)
+    try:
+        return execute(sql, params, many, context)
+    except ProgrammingError as error:
+        if getattr(error.__cause__, "pgcode", None) in NOT_THERE and (schema := SCHEMA.search(str(error))):
+            raise ShardMoved(int(schema[1])) from error
+        raise
 
 
 def _wait(connection) -> None:

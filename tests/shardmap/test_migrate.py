@@ -51,10 +51,10 @@ def test_a_migration_that_fails_leaves_the_shard_as_it_was_and_is_named(spare_sh
 
 def test_an_interrupted_migration_goes_on_where_it_stopped(spare_shard):
     steps = migrate.plan()
-    migrate.migrate_shard(spare_shard, steps[:2])
+    migrate.migrate_shard(spare_shard, steps[:2], placement()[spare_shard])
     assert recorded(spare_shard) == {(app, name) for app, name, _ in steps[:2]}
     assert migrate.missing(steps) == {spare_shard: steps[2:]}
-    migrate.migrate_shard(spare_shard, steps)
+    migrate.migrate_shard(spare_shard, steps, placement()[spare_shard])
     assert tables(spare_shard) == tables(0)
 
 

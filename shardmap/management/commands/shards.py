@@ -1,0 +1,87 @@
+"""Where the logical shards are, and moving them to other physical servers (docs/sharding.md).
+
+shards status             each server: shards, size, migrations that are missing; moves under way; old copies
+shards move 42 --to b     moves a shard while the site runs, or goes on with a move that was cut short
+shards drain a --to b     moves all shards of a server, one after another
+shards undo 42            takes back a move that has not been switched yet
+shards drop-old 42        drops the copy that a finished move has left behind
+"""
+
+from collections import Counter
+
+import psycopg2
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
+
+from shardmap import moves
+from shardmap.migrate import missing, plan
+from shardmap.models import LogicalShard, ShardMove
+
+SIZES = """
+    SELECT coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname ~ '^shard[0-9]{4}$' AND relkind IN ('r', 'S')
+"""
+
+
+class Command(BaseCommand):
+    help = __doc__
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        actions.add_parser("status")
+        move = actions.add_parser("move")
+        move.add_argument("shard", type=int)
+        move.add_argument("--to", required=True, metavar="SERVER")
+        drain = actions.add_parser("drain")
+        drain.add_argument("server")
+        drain.add_argument("--to", required=True, metavar="SERVER")
+        for name in ("undo", "drop-old"):
+            actions.add_parser(name).add_argument("shard", type=int)
+
+    def handle(self, *args, **options) -> None:
+        settings.DATABASE_ANSWER_SECONDS = 24 * 3600  # copies and checksums of a large shard take their time
+        try:
+            match options["action"]:
+                case "status":
+                    status()
+                case "move":
+                    move(options["shard"], options["to"])
+                case "drain":
+                    drain(options["server"], options["to"])
+                case "undo":
+                    print(f"shard {options['shard']} stays on {moves.undo(options['shard'])}")
+                case "drop-old":
+                    for dropped in moves.drop_old(options["shard"]) or ["nothing: there is no old copy"]:
+                        print(f"dropped {dropped}")
+        except (moves.MoveFailed, psycopg2.Error) as error:
+            raise CommandError(str(error)) from error
+
+
+def status() -> None:
+    places = Counter(LogicalShard.objects.values_list("database", flat=True))
+    shards = dict(LogicalShard.objects.values_list("shard", "database"))
+    behind = Counter(shards[shard] for shard in missing(plan()))
+    print(f"{'server':10}{'shards':>8}{'size':>12}{'lack migrations':>18}")
+    for server in settings.SHARD_SERVERS:
+        with connections[server].cursor() as cursor:
+            cursor.execute(SIZES)
+            ((size,),) = cursor.fetchall()
+        print(f"{server:10}{places[server]:>8}{size / 2**20:>9.1f} MB{behind[server]:>18}")
+    for begun in ShardMove.objects.order_by("shard"):
+        print(f"shard {begun.shard} is on its way from {begun.source} to {begun.target} since {begun.began_at:%F %T}")
+    for server, schema in moves.old_copies():
+        print(f"{server} still has {schema}")
+
+
+def move(shard: int, to: str) -> None:
+    moves.move(shard, to, lambda text: print(f"shard {shard}: {text}", flush=True))
+    print(f"shard {shard} is on {to}; when all is well: shards drop-old {shard}")
+
+
+def drain(server: str, to: str) -> None:
+    begun = ShardMove.objects.filter(source=server, target=to).values_list("shard", flat=True)
+    there = LogicalShard.objects.filter(database=server).values_list("shard", flat=True)
+    for shard in sorted({*begun, *there}):
+        move(shard, to)

@@ -1,0 +1,281 @@
+"""Moving a logical shard to another physical server while the site runs.
+
+    start    the schema is made at the new place, and filled by Postgres' logical replication: a copy, then every change
+    switch   writes to this one shard wait (a table lock; reads go on); when the last change has arrived, the schema at
+             the old place gets another name, and the directory says the new place
+    check    the old copy, to which nobody can write any more, is compared with the new one as it was at the switch
+    finish   replication is taken down; the old copy stays, under its new name, until `drop_old`
+
+An app process that has not heard of the switch asks the old place for a schema that is not there any more. It is told
+so (shards.ShardMoved), reads the directory anew, and asks the new place (shards.following_moves).
+
+How far a move has come is seen in the databases, so one that was killed anywhere goes on when `move` is called again;
+until the switch it can be undone instead. The schema is renamed before the directory is changed: a mover that dies
+between the two leaves a shard that is nowhere until the move goes on. In the other order it would leave two places that
+both take writes. See docs/sharding.md.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import psycopg2
+from django.conf import settings
+from psycopg2.errors import LockNotAvailable
+from psycopg2.extensions import connection as Connection
+
+from shardmap.migrate import migrate_shard, missing, plan
+from shardmap.models import LogicalShard, ShardMigration, ShardMove
+from shardmap.shards import placement, schema_name
+
+LONGEST_PAUSE = 1.0  # s for which writes to the shard may wait
+LOCK_MS = 300  # of them, to get the locks: whoever comes after us waits behind us
+TRIES = 30  # to switch, when something holds a lock for longer
+POLL_SECONDS = 0.005
+MARKER = "move_marker"  # a table whose rows arrive behind all that was committed before them
+
+TABLES = f"""
+    SELECT quote_ident(table_name) FROM information_schema.tables
+    WHERE table_schema = %s AND table_name <> '{MARKER}' ORDER BY 1
+"""
+SYNC_STATES = """
+    SELECT srsubstate FROM pg_subscription_rel JOIN pg_subscription ON pg_subscription.oid = srsubid WHERE subname = %s
+"""
+CANCEL_VACUUMS = """
+    SELECT pg_cancel_backend(pid) FROM pg_stat_progress_vacuum JOIN pg_class ON pg_class.oid = relid
+    WHERE relnamespace = %s::regnamespace
+"""
+OLD_COPIES = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^shard[0-9]{4}_until_' ORDER BY 1"
+# The same for the same rows, in whatever order they are.
+CHECKSUM = "SELECT count(*), coalesce(sum(hashtextextended(row::text, 0)::numeric), 0) FROM {schema}.{table} AS row"
+
+Say = Callable[[str], None]
+
+
+class MoveFailed(Exception):
+    """What stands in the way of a move, for the person who wants it."""
+
+
+class _TooLate(Exception):
+    """Writes would have to wait for longer than they may."""
+
+
+def move(shard: int, to: str, say: Say) -> float | None:
+    """Moves a shard, or goes on with a move that was cut short.
+
+    Returns the seconds for which its writes waited; None if it was cut short after the switch. Raises MoveFailed, or
+    psycopg2.Error if a server is away: then call it again, or `undo`.
+    """
+    begun = _begin(shard, to, say)
+    with _admin(begun.source) as old, _admin(begun.target) as new, _admin(begun.target) as frozen:
+        pause = None
+        if _place(shard) == begun.target:
+            say("it was switched before, so that the copies are no longer to be compared")
+        elif not _exists(old, schema_name(shard)):
+            say("the old place had let go of it before; telling the directory")
+            _tell_directory(begun)
+        else:
+            _start(begun, old, new, say)
+            pause = _switch(begun, old, new, frozen)
+            say(f"switched; writes waited for {pause * 1000:.0f} ms")
+            _check(begun, old, frozen, say)
+        _stop_replication(begun, old, new)
+    begun.delete()
+    return pause
+
+
+def undo(shard: int) -> str:
+    """Takes back a move that has not come to its switch; returns the server on which the shard stays.
+
+    Raises MoveFailed.
+    """
+    begun = ShardMove.objects.filter(shard=shard).first()
+    if begun is None:
+        raise MoveFailed(f"shard {shard} is not being moved")
+    with _admin(begun.source) as old, _admin(begun.target) as new:
+        if not _exists(old, schema_name(shard)):
+            raise MoveFailed(f"shard {shard} has been switched: go on with `shards move {shard} --to {begun.target}`")
+        _stop_replication(begun, old, new)
+        _run(new, f"DROP SCHEMA IF EXISTS {schema_name(shard)} CASCADE")
+        ShardMigration.objects.using(begun.target).filter(shard=shard).delete()
+    begun.delete()
+    return begun.source
+
+
+def old_copies() -> list[tuple[str, str]]:
+    """What moves have left behind: (server, schema)."""
+    copies = []
+    for server in settings.SHARD_ADMINS:
+        with _admin(server) as admin:
+            copies += [(server, schema) for (schema,) in _run(admin, OLD_COPIES)]
+    return copies
+
+
+def drop_old(shard: int) -> list[str]:
+    """Drops what moves of a shard have left behind; returns the schemas' names. Raises MoveFailed."""
+    if ShardMove.objects.filter(shard=shard).exists():
+        raise MoveFailed(f"shard {shard} is being moved: finish that first")
+    copies = [copy for copy in old_copies() if copy[1].startswith(f"{schema_name(shard)}_until_")]
+    for server, schema in copies:
+        with _admin(server) as admin:
+            _run(admin, f"DROP SCHEMA {schema} CASCADE")
+    return [f"{schema} on {server}" for server, schema in copies]
+
+
+def _begin(shard: int, to: str, say: Say) -> ShardMove:
+    begun = ShardMove.objects.filter(shard=shard).first()
+    if begun is not None:
+        if begun.target != to:
+            raise MoveFailed(f"shard {shard} is being moved to {begun.target}: finish that, or undo it")
+        say(f"going on with the move that began at {begun.began_at:%Y-%m-%d %H:%M:%S}")
+        return begun
+    source = _place(shard)
+    for server in (source, to):
+        if server not in settings.SHARD_ADMINS:
+            raise MoveFailed(f"SHARD_ADMINS has no server {server!r}, only: {', '.join(settings.SHARD_ADMINS)}")
+    if source == to:
+        raise MoveFailed(f"shard {shard} is on {to} already")
+    if shard in missing(plan()):
+        raise MoveFailed(f"shard {shard} lacks migrations: run `migrate_shards` first")
+    return ShardMove.objects.create(shard=shard, source=source, target=to)
+
+
+def _start(begun: ShardMove, old: Connection, new: Connection, say: Say) -> None:
+    """Sets replication up, as far as it is not there yet, and waits until the copy is complete."""
+    schema, name = schema_name(begun.shard), _name(begun)
+    _run(old, f"CREATE TABLE IF NOT EXISTS {schema}.{MARKER} (id bigint PRIMARY KEY)")
+    if not _exists(new, schema):
+        ShardMigration.objects.using(begun.target).filter(shard=begun.shard).delete()  # of when it was here before
+        migrate_shard(begun.shard, plan(), begun.target)
+    _run(new, f"CREATE TABLE IF NOT EXISTS {schema}.{MARKER} (id bigint PRIMARY KEY)")
+    if not _run(old, "SELECT 1 FROM pg_publication WHERE pubname = %s", [name]):
+        _run(old, f"CREATE PUBLICATION {name} FOR TABLES IN SCHEMA {schema}")
+    if not _run(new, "SELECT 1 FROM pg_subscription WHERE subname = %s", [name]):
+        _drop_slot(old, name)  # of a mover that was killed before its subscription was there
+        source = settings.SHARD_ADMINS[begun.source]
+        _run(new, f"CREATE SUBSCRIPTION {name} CONNECTION %s PUBLICATION {name}", [source])
+    copied = -1
+    while True:
+        states = [state for (state,) in _run(new, SYNC_STATES, [name])]
+        if states.count("r") > copied:
+            copied = states.count("r")
+            say(f"copied {copied} of {len(states)} tables")
+        if copied == len(states):
+            return
+        time.sleep(0.1)
+
+
+def _switch(begun: ShardMove, old: Connection, new: Connection, frozen: Connection) -> float:
+    """Makes the new place the shard's; returns how long writes waited.
+
+    Afterwards `frozen` is in a transaction that sees the new place as it was at the switch.
+    """
+    schema, left = schema_name(begun.shard), _old_name(begun)
+    role = settings.DATABASES[begun.source]["USER"]
+    locks = ", ".join(f"{schema}.{table}" for (table,) in _run(old, TABLES, [schema]))
+    for _ in range(TRIES):
+        _wait_for_marker(schema, old, new, time.monotonic() + 3600)  # so that little is missing when writes stop
+        _run(old, CANCEL_VACUUMS, [schema])  # one would hold its lock for as long as it takes
+        with closing(psycopg2.connect(settings.SHARD_ADMINS[begun.source], connect_timeout=5)) as locker:
+            began = time.monotonic()
+            try:
+                _run(locker, f"SET LOCAL lock_timeout = {LOCK_MS}")
+                _run(locker, f"LOCK TABLE {locks} IN EXCLUSIVE MODE")
+                _wait_for_marker(schema, old, new, began + 0.8 * LONGEST_PAUSE)
+            except (LockNotAvailable, _TooLate):
+                locker.rollback()
+                time.sleep(random.uniform(0.1, 0.5))
+                continue
+            ((tick,),) = _run(old, f"SELECT last_value FROM {schema}.id_clock")
+            _run(new, f"SELECT setval('{schema}.id_clock', greatest(last_value, %s)) FROM {schema}.id_clock", [tick])
+            _run(frozen, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            _run(frozen, f"SELECT FROM {schema}.{MARKER}")  # the first query makes the snapshot
+            _run(locker, f"ALTER SCHEMA {schema} RENAME TO {left}")
+            _run(locker, f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {left} FROM {role}")
+            locker.commit()
+        _tell_directory(begun)
+        return time.monotonic() - began
+    raise MoveFailed(f"shard {begun.shard} is too busy to be switched within {LONGEST_PAUSE} s; try at a quiet hour")
+
+
+def _check(begun: ShardMove, old: Connection, frozen: Connection, say: Say) -> None:
+    """Compares each table's number of rows and checksum. Raises MoveFailed."""
+    schema, left = schema_name(begun.shard), _old_name(begun)
+    rows = 0
+    for (table,) in _run(old, TABLES, [left]):
+        (before,) = _run(old, CHECKSUM.format(schema=left, table=table))
+        (after,) = _run(frozen, CHECKSUM.format(schema=schema, table=table))
+        if before != after:
+            raise MoveFailed(
+                f"{table}: {before[0]} rows with checksum {before[1]} in {left} on {begun.source}, but {after[0]} with "
+                f"{after[1]} on {begun.target} when it was switched. Nothing was dropped; compare the two"
+            )
+        rows += before[0]
+    _run(frozen, "COMMIT")
+    say(f"both copies had the same {rows} rows at the switch")
+
+
+def _stop_replication(begun: ShardMove, old: Connection, new: Connection) -> None:
+    name = _name(begun)
+    _run(new, f"DROP SUBSCRIPTION IF EXISTS {name}")
+    _drop_slot(old, name)
+    _run(old, f"DROP PUBLICATION IF EXISTS {name}")
+    for server in (old, new):
+        for schema in (schema_name(begun.shard), _old_name(begun)):
+            _run(server, f"DROP TABLE IF EXISTS {schema}.{MARKER}")
+
+
+def _drop_slot(old: Connection, name: str) -> None:
+    _run(old, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [name])
+
+
+def _wait_for_marker(schema: str, old: Connection, new: Connection, deadline: float) -> None:
+    """Waits until all that was committed before has arrived. Raises _TooLate."""
+    add = f"INSERT INTO {schema}.{MARKER} SELECT coalesce(max(id), 0) + 1 FROM {schema}.{MARKER} RETURNING id"
+    ((marker,),) = _run(old, add)
+    while not _run(new, f"SELECT FROM {schema}.{MARKER} WHERE id = %s", [marker]):
+        if time.monotonic() > deadline:
+            raise _TooLate
+        time.sleep(POLL_SECONDS)
+
+
+def _tell_directory(begun: ShardMove) -> None:
+    LogicalShard.objects.filter(shard=begun.shard).update(database=begun.target)
+    ShardMigration.objects.using(begun.source).filter(shard=begun.shard).delete()
+    placement.cache_clear()
+
+
+def _place(shard: int) -> str:
+    """Where the directory says that a shard is. Raises MoveFailed."""
+    database = LogicalShard.objects.filter(shard=shard).values_list("database", flat=True).first()
+    if database is None:
+        raise MoveFailed(f"there is no logical shard {shard}")
+    return database
+
+
+def _name(begun: ShardMove) -> str:
+    """Of the publication, the subscription and the slot."""
+    return f"move_{schema_name(begun.shard)}"
+
+
+def _old_name(begun: ShardMove) -> str:
+    return f"{schema_name(begun.shard)}_until_{begun.began_at:%Y%m%d_%H%M%S}"
+
+
+def _exists(admin: Connection, schema: str) -> bool:
+    return bool(_run(admin, "SELECT FROM pg_namespace WHERE nspname = %s", [schema]))
+
+
+@contextmanager
+def _admin(server: str) -> Iterator[Connection]:
+    """A superuser's connection to a physical server itself, as replication needs it; each statement for itself."""
+    with closing(psycopg2.connect(settings.SHARD_ADMINS[server], connect_timeout=5)) as connection:
+        connection.autocommit = True
+        yield connection
+
+
+def _run(admin: Connection, sql: str, params: list | None = None) -> list[tuple]:
+    with admin.cursor() as cursor:
+        cursor.execute(sql, params)
+        return cursor.fetchall() if cursor.description is not None else []

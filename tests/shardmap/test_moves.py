@@ -1,0 +1,228 @@
+"""Shards move between the two physical servers of the stack, and back."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from django.conf import settings
+from django.db import connections
+
+from photos.models import Comment
+from shardmap import moves
+from shardmap.migrate import missing, plan
+from shardmap.models import LogicalShard, ShardMove
+from shardmap.shards import on_shard, schema_name, shard_of
+from tests.support import Person, eventually, photo_id, settled
+
+WRITES_A_SECOND, WRITERS = 50, 5
+
+
+def say(text: str) -> None:
+    print(text)
+
+
+def place(shard: int) -> str:
+    return LogicalShard.objects.get(shard=shard).database
+
+
+def other(server: str) -> str:
+    return next(alias for alias in settings.SHARD_SERVERS if alias != server)
+
+
+def traces(shard: int) -> list[str]:
+    """What replication of this shard there is on any server."""
+    found = []
+    for server in settings.SHARD_SERVERS:
+        with connections[server].cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT pubname FROM pg_publication UNION ALL SELECT slot_name FROM pg_replication_slots
+                UNION ALL SELECT schemaname || tablename FROM pg_tables WHERE tablename = 'move_marker'
+                """
+            )
+            found += [name for (name,) in cursor.fetchall() if schema_name(shard) in name]
+    return found
+
+
+@pytest.fixture
+def owner():
+    """Somebody with a photo, in a shard of which there are no other copies."""
+    one = Person()
+    one.media = one.take()
+    settled(one)
+    shard = shard_of(one.id)
+    moves.drop_old(shard)
+    yield one
+    begun = ShardMove.objects.filter(shard=shard).first()
+    if begun is not None:  # the test has failed
+        moves.move(shard, begun.target, say)
+
+
+class Writer(threading.Thread):
+    """Comments on a photo at a steady rate, and reads it."""
+
+    def __init__(self, media: dict, stop: threading.Event) -> None:
+        super().__init__()
+        self.one, self.media, self.stop = Person(), media, stop
+        self.said: list[str] = []
+        self.failed: list[str] = []
+        self.slowest = 0.0
+
+    def run(self) -> None:
+        path = f"media/{self.media['id']}"
+        while not self.stop.wait(WRITERS / WRITES_A_SECOND):
+            text = f"{self.one.id} {len(self.said)}"
+            began = time.monotonic()
+            response = self.one.call("POST", f"{path}/comments", form={"text": text})
+            self.slowest = max(self.slowest, time.monotonic() - began)
+            if response.status_code == 200:
+                self.said.append(text)
+            else:
+                self.failed.append(response.text)
+            response = self.one.call("GET", path)
+            if response.status_code != 200:
+                self.failed.append(response.text)
+
+
+def test_a_shard_moves_while_clients_write_to_it(owner, monkeypatch):
+    shard = shard_of(owner.id)
+    home = place(shard)
+    stop = threading.Event()
+    writers = [Writer(owner.media, stop) for _ in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    try:
+        eventually(lambda: all(writer.said for writer in writers))
+        pause = moves.move(shard, other(home), say)
+        said = [len(writer.said) for writer in writers]
+        eventually(lambda: all(len(writer.said) > before for writer, before in zip(writers, said, strict=True)))
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert [failure for writer in writers for failure in writer.failed] == []
+    assert pause < moves.LONGEST_PAUSE
+    print(f"writes waited for {pause:.3f} s, the slowest request took {max(w.slowest for w in writers):.3f} s")
+    assert place(shard) == other(home)
+    with on_shard(owner.id):
+        rows = list(Comment.objects.filter(photo_id=photo_id(owner.media["id"])).values_list("text", flat=True))
+    assert sorted(rows) == sorted(text for writer in writers for text in writer.said)
+    assert owner.get(f"media/{owner.media['id']}")["comments"]["count"] == len(rows)
+    assert traces(shard) == []
+
+
+def test_the_old_copy_stays_readable_and_takes_no_writes_until_it_is_dropped(owner):
+    shard = shard_of(owner.id)
+    home = place(shard)
+    moves.move(shard, other(home), say)
+    ((server, schema),) = [copy for copy in moves.old_copies() if copy[1].startswith(schema_name(shard))]
+    assert server == home
+    with connections[home].cursor() as cursor:
+        cursor.execute(f"SELECT count(*) FROM {schema}.photos_photo WHERE owner_id = %s", [owner.id])
+        assert cursor.fetchone() == (1,)
+        with pytest.raises(Exception, match="permission denied"):
+            cursor.execute(f"DELETE FROM {schema}.photos_photo")
+    assert moves.drop_old(shard) == [f"{schema} on {home}"]
+    assert moves.drop_old(shard) == []
+
+
+def test_ids_go_on_rising_at_the_new_place(owner):
+    shard = shard_of(owner.id)
+    moves.move(shard, other(place(shard)), say)
+    again = owner.take()
+    assert photo_id(again["id"]) > photo_id(owner.media["id"])
+    assert missing(plan()) == {}
+
+
+KILL_AT = """
+import os, signal, sys
+import django
+django.setup()
+from django.conf import settings
+from shardmap import moves
+
+step, shard, to = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+run, tell = moves._run, moves._tell_directory
+
+def killed(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def run_or_die(admin, sql, params=None):
+    if step in sql:
+        killed()
+    return run(admin, sql, params)
+
+def tell_and_die(begun):
+    tell(begun)
+    killed()
+
+moves._run = run_or_die
+if step == "before the directory":
+    moves._tell_directory = killed
+if step == "after the directory":
+    moves._tell_directory = tell_and_die
+moves.move(shard, to, print)
+"""
+BEFORE_THE_SWITCH = [
+    "CREATE PUBLICATION",
+    "CREATE SUBSCRIPTION",
+    "SELECT srsubstate",
+    "LOCK TABLE",
+    "setval",
+    "REVOKE",
+]
+AFTER_THE_SWITCH = ["before the directory", "after the directory", "row::text", "DROP SUBSCRIPTION", "DROP PUBLICATION"]
+
+
+def kill_the_mover(step: str, shard: int, to: str) -> None:
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "instagram.settings"}
+    command = [sys.executable, "-c", KILL_AT, step, str(shard), to]
+    mover = subprocess.run(command, env=environment, cwd=settings.BASE_DIR, timeout=60, check=False)
+    assert mover.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("step", BEFORE_THE_SWITCH + AFTER_THE_SWITCH)
+def test_a_mover_that_was_killed_can_go_on(owner, step):
+    shard = shard_of(owner.id)
+    target = other(place(shard))
+    kill_the_mover(step, shard, target)
+    if step in BEFORE_THE_SWITCH:
+        owner.post(f"media/{owner.media['id']}/comments", text="meanwhile")
+    else:
+        with pytest.raises(moves.MoveFailed, match="go on with"):
+            moves.undo(shard)
+    moves.move(shard, target, say)
+    assert place(shard) == target
+    assert traces(shard) == []
+    comments = owner.get(f"media/{owner.media['id']}/comments")
+    assert [comment["text"] for comment in comments] == (["meanwhile"] if step in BEFORE_THE_SWITCH else [])
+
+
+@pytest.mark.parametrize("step", ["CREATE SUBSCRIPTION", "LOCK TABLE", "REVOKE"])
+def test_a_mover_that_was_killed_before_the_switch_can_be_undone(owner, step):
+    shard = shard_of(owner.id)
+    home = place(shard)
+    kill_the_mover(step, shard, other(home))
+    assert moves.undo(shard) == home
+    assert place(shard) == home
+    assert traces(shard) == []
+    with connections[other(home)].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = %s", [schema_name(shard)])
+        assert cursor.fetchone() == (0,)
+    with pytest.raises(moves.MoveFailed, match="not being moved"):
+        moves.undo(shard)
+
+
+def test_who_asks_for_the_impossible_is_told(owner):
+    shard = shard_of(owner.id)
+    home = place(shard)
+    for to, told in ((home, "already"), ("nowhere", "no server 'nowhere'")):
+        with pytest.raises(moves.MoveFailed, match=told):
+            moves.move(shard, to, say)
+    with pytest.raises(moves.MoveFailed, match="no logical shard"):
+        moves.move(settings.LOGICAL_SHARDS, other(home), say)
+    assert not ShardMove.objects.filter(shard=shard).exists()
