@@ -5,7 +5,7 @@ from django.db import DatabaseError, connections
 
 from shardmap import migrate
 from shardmap.models import LogicalShard, ShardMigration
-from shardmap.shards import placement, schema_name
+from shardmap.shards import database_of, placement, schema_name
 
 SPARE = 4095  # no shard of the stack under test
 DATABASE = "a"
@@ -23,7 +23,7 @@ def spare_shard():
 
 
 def tables(shard: int) -> set[str]:
-    with connections[DATABASE].cursor() as cursor:
+    with connections[database_of(shard)].cursor() as cursor:
         cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", [schema_name(shard)])
         return {row[0] for row in cursor.fetchall()}
 
