@@ -19,6 +19,8 @@ class InvalidParameters(ServiceError):
 
 
 class NotFound(ServiceError):
+    """There is no such user, media, comment, tag or place."""
+
     error_type = "APINotFoundError"
     code = 400  # as it was in Instagram's API; an unknown path is a 404
 
@@ -45,6 +47,8 @@ class InvalidToken(ServiceError):
 
 
 class ScopeMissing(ServiceError):
+    """The token lacks the scope that the call needs."""
+
     error_type = "OAuthPermissionsException"
     code = 403
 

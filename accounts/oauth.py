@@ -248,6 +248,12 @@ def check_redirect_uris(text: str) -> list[str]:
     return uris
 
 
+def implicit_clients(user: User, redirect_uri: str) -> list[Application]:
+    """A developer's clients that may have a token sent to this URI by the implicit flow."""
+    clients = Application.objects.filter(user=user, authorization_grant_type=IMPLICIT).order_by("created")
+    return [client for client in clients if redirect_uri in client.redirect_uris.split()]
+
+
 def register_client(user: User, name: str, redirect_uris: list[str], *, public: bool, implicit: bool) -> Application:
     """A new client of a developer's."""
     return Application.objects.create(

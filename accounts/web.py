@@ -115,20 +115,21 @@ def forged_form(request: HttpRequest, reason: str = "") -> HttpResponse:
     return error_page(request, 403, "Please send that form again", message)
 
 
-def content_security_policy(form_target: str = "", *, style: str = "", images: str = "") -> str:
+def content_security_policy(form_target: str = "", *, style: str = "", script: str = "", images: str = "") -> str:
     """Nothing but our own style; no frames around; forms go to us, and from us on to `form_target` (a URI) at most.
 
-    Browsers hold the redirect that answers a form to `form-action` too. A page may have a second `style` (a template),
-    and `images` from below a URL.
+    Browsers hold the redirect that answers a form to `form-action` too. A page may have a second `style` and a `script`
+    (templates), of which the latter may talk to us alone, and `images` from below a URL.
     """
     form_action = "'self'"
     if form_target:
         target = urlsplit(form_target)
         form_action += f" {target.scheme}:" + (f"//{target.netloc}" if target.scheme in ("http", "https") else "")
     styles = " ".join(f"'sha256-{_sha256_of(template)}'" for template in ("accounts/style.css", style) if template)
+    script_src = f"script-src 'sha256-{_sha256_of(script)}'; connect-src 'self'; " if script else ""
     img_src = f"img-src {images}; " if images else ""
     return (
-        f"default-src 'none'; style-src {styles}; {img_src}base-uri 'none'; "
+        f"default-src 'none'; style-src {styles}; {script_src}{img_src}base-uri 'none'; "
         f"frame-ancestors 'none'; form-action {form_action}"
     )
 

@@ -12,8 +12,9 @@ import photos.api as photos
 import photos.pages as permalinks
 from accounts.web import page, public_page
 from instagram import browsers
-from instagram.api import dispatch, health, limits
+from instagram.api import dispatch, health, limits, openapi
 from instagram.api.dispatch import raw, route
+from instagram.reference import reference
 
 urlpatterns = [
     path("healthz", health.healthz),
@@ -29,13 +30,15 @@ urlpatterns = [
     page("accounts/login", limits.limited_page(pages.log_in, limits.of_login)),
     page("accounts/logout", pages.log_out),
     page("accounts/manage_access", pages.manage_access),
+    page("developer", reference),
+    path("developer/openapi.json", openapi.serve),
     page("developer/clients", pages.clients),
     page("developer/clients/register", pages.register_client),
     page("developer/clients/{client_id}", pages.client),
     page("developer/clients/{client_id}/secret", pages.rotate_secret),
     page("developer/clients/{client_id}/delete", pages.delete_client),
-    raw("oauth/access_token", "POST", oauth.access_token, limits.of_login, form=oauth.TokenForm),
-    raw("oauth/revoke_token", "POST", oauth.revoke, form=oauth.RevocationForm),
+    raw("oauth/access_token", "POST", oauth.access_token, oauth.TokenForm, limits.of_login),
+    raw("oauth/revoke_token", "POST", oauth.revoke, oauth.RevocationForm),
     route("v1/accounts", POST=("sign_ups", accounts.sign_up), DELETE=accounts.delete_account),
     route("v1/accounts/edit", POST=accounts.edit_profile),
     route("v1/accounts/avatar", GET=photos.get_avatar, POST=photos.change_avatar, DELETE=photos.remove_avatar),

@@ -4,7 +4,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from accounts.errors import InvalidClient, InvalidParameters
 from accounts.tokens import PHONE, Caller, Viewer
@@ -19,7 +19,11 @@ from shardmap.ids import MAX_ID
 
 VerifyToken = Annotated[str, StringConstraints(max_length=200)]
 # Apple's have 32 bytes, and may grow.
-DeviceToken = Annotated[str, StringConstraints(pattern=r"^([0-9A-Fa-f]{2}){32,100}$", to_lower=True)]
+DeviceToken = Annotated[
+    str,
+    StringConstraints(pattern=r"^([0-9A-Fa-f]{2}){32,100}$", to_lower=True),
+    Field(description="What Apple's push service calls the phone, in hex"),
+]
 TimeOfDay = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 
 

@@ -29,10 +29,14 @@ Pixels = Annotated[int, Field(ge=1, le=MAX_ID), Whole]
 
 
 class NothingThere(NotFound):
+    """There is no public photo with that permalink."""
+
     code = 404  # as oEmbed has it
 
 
 class FormatMissing(InvalidParameters):
+    """Another format than JSON is asked for."""
+
     code = 501  # as oEmbed has it
 
 

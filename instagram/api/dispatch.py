@@ -83,8 +83,8 @@ def raw(
     path: str,
     method: str,
     view: Callable[[HttpRequest], dict],
+    form: Any,
     limited: Callable[[HttpRequest], list[Limit]] = lambda request: [],
-    form: Any = None,
 ):
     """A URL pattern for a view that takes Django's request and whose answer is not wrapped (OAuth's own).
 
