@@ -20,7 +20,7 @@ from accounts.errors import RateLimited
 
 LONGEST_URL = 500
 URL = re.compile(
-    r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?:[/?][!\"$-~]*)?", re.IGNORECASE
+    r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?:[/?][!$-~]*)?", re.IGNORECASE
 )  # no user and password, no fragment
 CONNECT_MS = 3_000
 WHOLE_MS = 5_000  # until the answer's last byte, however slowly they drip

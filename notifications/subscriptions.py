@@ -3,6 +3,7 @@
 import hmac
 
 from django.db import transaction
+from django.db.models import QuerySet
 from oauth2_provider.models import Application
 
 from accounts.errors import InvalidClient, InvalidParameters, NotAllowed
@@ -43,10 +44,9 @@ def subscribe(
     try:
         callbacks.challenge(callback_url, verify_token)
     except callbacks.Failed as error:
-        raise InvalidParameters(f"callback_url: {callback_url} {error}") from None
+        raise InvalidParameters(f"callback_url: {callback_url[: callbacks.LONGEST_URL]} {error}") from None
     with transaction.atomic():
-        # One at a time for each client: neither more than are allowed, nor one twice.
-        Application.objects.select_for_update(no_key=True).get(id=client.id)
+        _lock(client)
         wanted = Subscription.objects.filter(
             callback__client=client, callback__url=callback_url, object=object, target=target
         )
@@ -65,7 +65,7 @@ def subscribe(
     return made
 
 
-def subscriptions_of(client: Application):
+def subscriptions_of(client: Application) -> QuerySet[Subscription]:
     """A client's subscriptions, oldest first."""
     return Subscription.objects.filter(callback__client=client).select_related("callback").order_by("id")
 
@@ -83,9 +83,15 @@ def unsubscribe(client: Application, subscription_id: int | None, object: str | 
     if object not in (None, "all"):
         gone = gone.filter(object=object)
     with transaction.atomic():
-        Application.objects.select_for_update(no_key=True).get(id=client.id)
+        _lock(client)
         gone.delete()
         Callback.objects.filter(client=client, subscriptions=None).delete()
+
+
+def _lock(client: Application) -> None:
+    """From here to the commit no other request changes the client's subscriptions: not too many, and none twice."""
+    if Application.objects.select_for_update(no_key=True).filter(id=client.id).first() is None:
+        raise InvalidClient("client_id: the client was deleted at this moment")
 
 
 def _target(object: str, object_id: str | None) -> str:

@@ -12,6 +12,7 @@ import datetime
 import hmac
 import json
 import logging
+import time
 from collections.abc import Iterable
 
 from django.db import connection, transaction
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 BATCH = 100  # updates in a request
 LONGEST_BACKOFF = 300  # seconds
+# A callback rests ten times as long as it took to answer before it gets more. So it has a tenth of a worker at most.
+REST = 10
 LONGEST_WAIT = datetime.timedelta(days=1)  # then an update is dropped
 # A job that noted an update may come twice, within the hour in which jobs are tried again.
 REMEMBERED = datetime.timedelta(hours=2)
@@ -69,6 +72,7 @@ def deliver(callback_id: int, turn: int) -> None:
     _drop_old(callback)
     waiting = list(_waiting(callback).select_related("subscription").order_by("id")[:BATCH])
     due = _still_due(callback, waiting)
+    began = time.monotonic()
     try:
         if due:
             body = json.dumps([_as_json(update) for update in due]).encode()
@@ -77,7 +81,7 @@ def deliver(callback_id: int, turn: int) -> None:
     except callbacks.Failed as error:
         _failed(callback, str(error))
     else:
-        _told(callback, waiting, answered=bool(due))
+        _told(callback, waiting, answered=bool(due), seconds=time.monotonic() - began)
 
 
 def _geographies_around(photo_id: int) -> list[int]:
@@ -144,8 +148,8 @@ def _as_json(update: Update) -> dict:
     }
 
 
-def _told(callback: Callback, updates: list[Update], *, answered: bool) -> None:
-    """Ends a turn that went well."""
+def _told(callback: Callback, updates: list[Update], *, answered: bool, seconds: float) -> None:
+    """Ends a turn that went well, in so many seconds."""
     with transaction.atomic():
         Update.objects.filter(id__in=[update.id for update in updates]).update(is_done=True)
         if not _lock(callback):
@@ -153,7 +157,7 @@ def _told(callback: Callback, updates: list[Update], *, answered: bool) -> None:
         if answered:
             callback.failures, callback.failing_since, callback.last_error = 0, None, ""
         if _waiting(callback).exists():
-            _next_turn(callback)
+            _next_turn(callback, int(REST * seconds))
         else:
             callback.is_busy = False
             callback.save()

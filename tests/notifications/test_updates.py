@@ -4,6 +4,7 @@ import datetime
 import json
 import random
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -236,6 +237,23 @@ def test_a_callback_that_fails_is_left_alone_and_told_later(developer, status):
     assert len(developer.arrived) == 2
     eventually(lambda: not callback.get().is_busy, what="the turn has ended")
     assert (callback.get().failures, callback.get().failing_since, callback.get().last_error) == (0, None, "")
+
+
+def test_a_callback_that_is_slow_rests_before_it_gets_more(developer, monkeypatch):
+    one = Person()
+    developer.allowed_by(one)
+    subscription = developer.subscribe("user")
+    monkeypatch.setattr(updates, "BATCH", 1)
+    with held(developer) as turn:
+        media = [take(one) for _ in range(2)]
+        developer.open.clear()
+        developer.look = lambda updates: threading.Timer(0.5, developer.open.set).start()
+        updates.deliver(**turn)
+    assert waiting(subscription) == 1
+    (job,) = OutboxJob.objects.filter(args={"callback_id": turn["callback_id"], "turn": turn["turn"] + 1})
+    assert (job.due_at - job.created_at).total_seconds() >= 5
+    assert OutboxJob.objects.filter(id=job.id).update(due_at=Now()) == 1
+    told(developer, subscription, *media)
 
 
 def test_a_callback_that_was_away_is_told_all(developer):
