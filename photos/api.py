@@ -124,7 +124,7 @@ def recent_media(
     return media_for(viewer.user_id, photos), {} if last_id is None else {"max_id": f"{last_id}_{user_id}"}
 
 
-def liked_media(viewer: Viewer, count: Count = 20, max_like_id: Id | None = None) -> tuple[list[Media], Cursor]:
+def liked_media(viewer: Viewer, count: Count = 20, max_like_id: Id = MAX_ID) -> tuple[list[Media], Cursor]:
     """The photos that you like, latest like first."""
     photos, next_id = likes.liked_by(viewer.user_id, max_like_id, count)
     return media_for(viewer.user_id, photos), {} if next_id is None else {"max_like_id": str(next_id)}
@@ -211,7 +211,8 @@ def search_media(
 ) -> list[Media]:
     """Photos taken near a point, latest first. Ask for older ones with `max_timestamp`."""
     bounds = _bounds(max_timestamp, min_timestamp)
-    return media_for(viewer.user_id, places.media_near(viewer.user_id, lat, lng, distance, *bounds, count))
+    photos, _ = places.media_near(viewer.user_id, lat, lng, distance, *bounds, count)
+    return media_for(viewer.user_id, photos)
 
 
 def get_location(viewer: Caller, location_id: Id) -> Location:

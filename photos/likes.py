@@ -10,7 +10,7 @@ from accounts.visibility import Sight, sight_of
 from photos.cached import LIKED, MEDIA, liked_id
 from photos.models import Like, Liked, Photo, Status
 from photos.services import get
-from photos.visible import seen
+from photos.visible import Row, page
 from shardmap import cache
 from shardmap.shards import on_shard, shard_transaction
 from workers.mirror import mirror
@@ -56,16 +56,16 @@ def likes_of(owner_id: int, photo_id: int) -> int:
     return photo.likes if photo else 0
 
 
-def liked_by(user_id: int, max_like_id: int | None, count: int) -> tuple[list[dict], int | None]:
+def liked_by(user_id: int, max_like_id: int, count: int) -> tuple[list[dict], int | None]:
     """The photos that a user likes, latest like first, as values of kind MEDIA; and the next page's `max_like_id`."""
-    with on_shard(user_id):
-        likes = Liked.objects.filter(user_id=user_id)
-        if max_like_id is not None:
-            likes = likes.filter(since__lt=max_like_id)
-        rows = list(likes.order_by("-since").values_list("photo_id", "owner_id", "since")[: count + 1])
-    page = rows[:count]
-    photos = seen(user_id, [(photo_id, owner_id) for photo_id, owner_id, _ in page])
-    return photos, page[-1][2] if len(rows) > count else None
+
+    def rows_below(position: int, count: int) -> list[Row]:
+        with on_shard(user_id):
+            liked = Liked.objects.filter(user_id=user_id, since__lt=position).order_by("-since")
+            return list(liked.values_list("photo_id", "owner_id", "since")[:count])
+
+    photos, _, last = page(user_id, rows_below, max_like_id, count)
+    return photos, last
 
 
 def unlike_some_of(user_id: int) -> bool:

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from accounts.errors import InvalidParameters, NotFound
 from photos.cached import LOCATIONS
 from photos.models import Location, Photo, PlacedPhoto, Status
-from photos.visible import seen
+from photos.visible import Row, page
 from shardmap import cache
 from shardmap.shards import on_shard
 from workers.mirror import mirror
@@ -100,29 +100,25 @@ def place(owner_id: int, photo_id: int) -> None:
 
 def media_near(
     viewer_id: int | None, latitude: float, longitude: float, distance: int, below: int, above: int, count: int
-) -> list[dict]:
-    """Photos within `distance` metres that the viewer may see, latest first, as values of kind MEDIA."""
-    # Some may be hidden from this viewer; twice as many leave enough to fill the page, or nearly.
-    return seen(viewer_id, _near(latitude, longitude, distance, below, above, 2 * count))[:count]
-
-
-def page_near(
-    viewer_id: int | None, latitude: float, longitude: float, distance: int, below: int, above: int, count: int
 ) -> tuple[list[dict], int | None]:
-    """The same in pages, which may lack what is hidden; and the page's last ID, or None when there are no more."""
-    rows = _near(latitude, longitude, distance, below, above, count + 1)
-    page = rows[:count]
-    return seen(viewer_id, page), page[-1][0] if len(rows) > count else None
+    """Photos within `distance` metres that the viewer may see, latest first, as values of kind MEDIA.
+
+    And the page's last ID, or None when there are no more.
+    """
+
+    def rows_below(position: int, count: int) -> list[Row]:
+        return _near(latitude, longitude, distance, position, above, count)
+
+    photos, _, last = page(viewer_id, rows_below, below, count)
+    return photos, last
 
 
-def _near(
-    latitude: float, longitude: float, distance: int, below: int, above: int, count: int
-) -> list[tuple[int, int]]:
-    """The latest photos within `distance` metres: (photo, owner)."""
+def _near(latitude: float, longitude: float, distance: int, below: int, above: int, count: int) -> list[Row]:
+    """The latest photos within `distance` metres."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT photo_id, owner_id FROM photos_placedphoto
+            SELECT photo_id, owner_id, photo_id FROM photos_placedphoto
             WHERE position <@ cube_enlarge(cube(%(point)s), %(radius)s, 3)
                 AND cube_distance(position, cube(%(point)s)) <= %(radius)s
                 AND photo_id < %(below)s AND photo_id > %(above)s
@@ -147,11 +143,13 @@ def media_at(
     The ID is None when there are no more. Raises NotFound.
     """
     get_location(location_id)
-    photos = PlacedPhoto.objects.filter(location_id=location_id, photo_id__lt=below, photo_id__gt=above)
-    # One more than asked for tells whether there is a next page.
-    rows = list(photos.order_by("-photo_id").values_list("photo_id", "owner_id")[: count + 1])
-    page = rows[:count]
-    return seen(viewer_id, page), page[-1][0] if len(rows) > count else None
+
+    def rows_below(position: int, count: int) -> list[Row]:
+        there = PlacedPhoto.objects.filter(location_id=location_id, photo_id__lt=position, photo_id__gt=above)
+        return list(there.order_by("-photo_id").values_list("photo_id", "owner_id", "photo_id")[:count])
+
+    photos, _, last = page(viewer_id, rows_below, below, count)
+    return photos, last
 
 
 def _state(owner_id: int, photo_id: int) -> tuple:

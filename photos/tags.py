@@ -11,7 +11,7 @@ from django.db.models import F
 from accounts.errors import NotFound
 from photos.cached import MEDIA
 from photos.models import Comment, Photo, Status, Tag, Tagging
-from photos.visible import seen
+from photos.visible import Row, page
 from shardmap import cache
 from shardmap.scatter import scatter
 from shardmap.shards import database_of, on_logical_shard, on_shard, shard_transaction
@@ -68,13 +68,13 @@ def media_of(
     there are more.
     """
     name = normal(name)
-    with _on_shard_of(name):
-        taggings = Tagging.objects.filter(name=name, since__lt=below, since__gt=above)
-        # One more than asked for tells whether there is a next page.
-        rows = list(taggings.order_by("-since").values_list("photo_id", "owner_id", "since")[: count + 1])
-    page = rows[:count]
-    photos = seen(viewer_id, [(photo_id, owner_id) for photo_id, owner_id, _ in page])
-    return photos, page[0][2] if page else None, page[-1][2] if len(rows) > count else None
+
+    def rows_below(position: int, count: int) -> list[Row]:
+        with _on_shard_of(name):
+            taggings = Tagging.objects.filter(name=name, since__lt=position, since__gt=above).order_by("-since")
+            return list(taggings.values_list("photo_id", "owner_id", "since")[:count])
+
+    return page(viewer_id, rows_below, below, count)
 
 
 def search(text: str, count: int) -> list[tuple[str, int]]:

@@ -1,15 +1,21 @@
 """Walks by `next_url` while new items arrive: what was there at the first page comes once, and in its order."""
 
+import inspect
+import random
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_origin
 
 import pytest
 import requests
 from django.conf import settings
 
+from photos import visible
 from tests.accounts.test_oauth import Browser, Client
+from tests.instagram.routes import filled, routes
 from tests.instagram.test_clients import generate_sig
+from tests.notifications.developer import geography_at
 from tests.support import Person, get, settled
 
 PAGE = 2
@@ -20,7 +26,9 @@ class World:
 
     def __init__(self) -> None:
         self.viewer, self.owner, self.hidden = Person(), Person(), Person()
+        self.viewer.post("accounts/edit", is_private="true")  # so that people ask to follow
         self.viewer.follow(self.owner)
+        self.here = {"latitude": f"{random.uniform(-80, 80):.6f}", "longitude": f"{random.uniform(-179, 179):.6f}"}
         self.tag, self.name = f"t{secrets.token_hex(6)}", secrets.token_hex(6)
         photos = [self.publish(one) for one in (*[self.owner] * 3, self.hidden, *[self.owner] * 3)]
         people = [Person(), Person(), self.hidden, Person(), Person(), Person()]
@@ -33,14 +41,15 @@ class World:
         self.hidden.block(self.viewer)
         self.hidden.post("accounts/edit", is_private="true")
         settled(self.owner, self.viewer, *people)
+        self.geography = geography_at(**self.here)
         self.place = self.owner.get(f"media/{self.media}")["location"]["id"]
         developer = Browser(Person())
         self.app = Client(developer)
         developer.submit(developer.open(self.app.path), "Save", must_sign="on")
-        self.app_token = self.app.token_of(Browser(self.viewer))
+        self.app_token = self.app.token_of(Browser(self.viewer), scope="basic relationships")
 
     def publish(self, one: Person) -> dict:
-        return one.publish(caption=f"#{self.tag}", location_name=self.name, latitude="12.5", longitude="-3.25")
+        return one.publish(caption=f"#{self.tag}", location_name=self.name, **self.here)
 
     def meet(self, one: Person) -> None:
         """Somebody becomes the last in all lists of people."""
@@ -70,30 +79,37 @@ class Listing:
     path: str
     cursor: str  # the parameter that asks for the next page
     grow: Callable[[World], None]
-    newest_first: bool = True
     public: bool = True  # whether a client_id is enough
+    newest_first: bool = True
 
 
 LISTS = [
-    Listing("users/self/feed", "max_id", World.photo_arrives, public=False),
-    Listing("users/self/media/liked", "max_like_id", World.photo_arrives, public=False),
-    Listing("users/self/activity", "cursor", World.somebody_comes, public=False),
-    Listing("users/{owner}/media/recent", "max_id", World.photo_arrives),
-    Listing("tags/{tag}/media/recent", "max_tag_id", World.photo_arrives),
-    Listing("locations/{place}/media/recent", "max_id", World.photo_arrives),
-    Listing("users/{owner}/follows", "cursor", World.somebody_comes),
-    Listing("users/{owner}/followed-by", "cursor", World.somebody_comes),
-    Listing("media/{media}/likes", "cursor", World.somebody_comes),
-    Listing("media/{media}/comments", "cursor", World.somebody_comes, newest_first=False),
+    Listing("v1/users/self/feed", "max_id", World.photo_arrives, public=False),
+    Listing("v1/users/self/media/liked", "max_like_id", World.photo_arrives, public=False),
+    Listing("v1/users/self/activity", "cursor", World.somebody_comes, public=False),
+    Listing("v1/users/self/requested-by", "cursor", World.somebody_comes, public=False),
+    Listing("v1/users/{user_id}/media/recent", "max_id", World.photo_arrives),
+    Listing("v1/tags/{name}/media/recent", "max_tag_id", World.photo_arrives),
+    Listing("v1/locations/{location_id}/media/recent", "max_id", World.photo_arrives),
+    Listing("v1/geographies/{geography_id}/media/recent", "max_id", World.photo_arrives),
+    Listing("v1/users/{user_id}/follows", "cursor", World.somebody_comes),
+    Listing("v1/users/{user_id}/followed-by", "cursor", World.somebody_comes),
+    Listing("v1/media/{media_id}/likes", "cursor", World.somebody_comes),
+    Listing("v1/media/{media_id}/comments", "cursor", World.somebody_comes, newest_first=False),
 ]
 WAYS = ["token", "bearer", "client_id", "signed"]
 
 
 def first_page(world: World, listing: Listing, way: str, **params) -> tuple[str, dict, dict]:
     """How to ask for a list: (path, query, headers)."""
-    endpoint = "/" + listing.path.format(
-        owner=world.owner.id, tag=world.tag, place=world.place, media=world.media
-    )  # fmt: skip
+    endpoint = filled(
+        listing.path.removeprefix("v1/"),
+        user_id=world.owner.id,
+        media_id=world.media,
+        location_id=world.place,
+        geography_id=world.geography,
+        name=world.tag,
+    )
     if way == "bearer":
         return endpoint, params, {"Authorization": f"Bearer {world.viewer.token}"}
     if way == "signed":
@@ -133,6 +149,8 @@ def test_nothing_is_repeated_or_skipped(world, listing, way):
     there = [one["id"] for one in whole(world, listing, way)]
     pages = walked(world, listing, way)
     assert len(pages) >= len(there) / PAGE > 2
+    if listing.grow is World.photo_arrives:  # pages of people may lack some
+        assert all(len(page) == PAGE for page in pages[:-1])
     if not listing.newest_first:  # the pages are, but not what is on each of them
         pages = [page[::-1] for page in pages]
         there.reverse()
@@ -140,9 +158,9 @@ def test_nothing_is_repeated_or_skipped(world, listing, way):
 
 
 BETWEEN = [
-    ("users/{owner}/media/recent", ("max_id", "min_id", "max_timestamp", "min_timestamp")),
-    ("locations/{place}/media/recent", ("max_id", "min_id", "max_timestamp", "min_timestamp")),
-    ("users/self/feed", ("max_id", "min_id")),
+    ("v1/users/{user_id}/media/recent", ("max_id", "min_id", "max_timestamp", "min_timestamp")),
+    ("v1/locations/{location_id}/media/recent", ("max_id", "min_id", "max_timestamp", "min_timestamp")),
+    ("v1/users/self/feed", ("max_id", "min_id")),
 ]
 
 
@@ -184,14 +202,33 @@ def test_a_tag_is_asked_for_what_is_new_by_min_tag_id(world):
     assert "next_url" not in rest["pagination"]
 
 
-def test_the_next_page_of_a_page_that_is_all_hidden(world):
-    """An empty page is not the last one."""
-    tag = secrets.token_hex(8)
-    photos = [one.publish(caption=f"#{tag}") for one in (world.owner, world.hidden, world.hidden, world.owner)]
+def test_a_page_is_full_though_much_is_hidden(world):
+    """A client may take an empty page for the last one."""
+    name = secrets.token_hex(8)
+    authors = (world.owner, *[world.hidden] * 4, world.owner)
+    photos = [one.publish(caption=f"#{name}", **world.here) for one in authors]
     settled(world.owner, world.hidden)
-    seen, url = [], f"{settings.SITE_URL}/v1/tags/{tag}/media/recent?client_id=phone&count=1"
+    seen, url = [], f"{settings.SITE_URL}/v1/tags/{name}/media/recent?client_id=phone&count=1"
     while url:
         page = requests.get(url, timeout=20).json()
-        seen += [media["id"] for media in page["data"]]
+        seen.append([media["id"] for media in page["data"]])
         url = page["pagination"].get("next_url")
-    assert seen == [photos[3]["id"], photos[0]["id"]]
+    assert seen == [[photos[5]["id"]], [photos[0]["id"]]]
+
+
+def test_where_very_much_is_hidden_a_page_is_short_and_not_the_last(monkeypatch):
+    rows = [(n, 1 if n > 3 else 2, n) for n in range(30, 0, -1)]  # the newest 27 are of somebody hidden
+    monkeypatch.setattr(visible, "seen", lambda viewer_id, asked: [{"id": n} for n, owner_id in asked if owner_id == 2])
+    monkeypatch.setattr(visible, "LARGER_STEP", 4)
+    pages, below = [], 31
+    while below is not None:
+        found, _, below = visible.page(None, lambda below, n: [row for row in rows if row[2] < below][:n], below, 2)
+        pages.append([photo["id"] for photo in found])
+    assert pages == [[], [3, 2], [1]]
+
+
+def test_no_list_is_left_out():
+    """All endpoints that return a page and where the next one begins."""
+    gets = {one.path: one.endpoints["GET"][1] for one in routes() if "GET" in one.endpoints}
+    paged = {path for path, get in gets.items() if get_origin(inspect.signature(get).return_annotation) is tuple}
+    assert paged == {one.path for one in LISTS}
