@@ -94,7 +94,17 @@ class Tag(models.Model):
 
     class Meta:
         db_table = sharded_table("photos_tag")
-        indexes = [models.Index(fields=["name"], opclasses=["text_pattern_ops"], name="tags_by_prefix")]
+
+
+class TagName(models.Model):
+    """A tag that photos have, in the directory: a search by first letters knows no shard."""
+
+    name = models.TextField(primary_key=True)
+    # Of its number of photos in binary: as exact as a ranking needs, and seldom changed however hot the tag.
+    digits = models.SmallIntegerField()
+
+    class Meta:
+        indexes = [models.Index(fields=["name"], opclasses=["text_pattern_ops"], name="tag_names_by_prefix")]
 
 
 class Tagging(models.Model):

@@ -6,11 +6,10 @@ from zlib import crc32
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
 
 from accounts.errors import NotFound
 from photos.cached import MEDIA
-from photos.models import Comment, Photo, Status, Tag, Tagging
+from photos.models import Comment, Photo, Status, Tag, Tagging, TagName
 from photos.visible import Row, page
 from shardmap import cache
 from shardmap.scatter import scatter
@@ -82,16 +81,31 @@ def search(text: str, count: int) -> list[tuple[str, int]]:
     prefix = normal(text.lstrip("#"))
     if not TAG.fullmatch(f"#{prefix}"):
         return []
-    pattern = prefix.replace("_", r"\_") + "%"
+    known = TagName.objects.filter(name__startswith=prefix).order_by("-digits", "name")
+    by_shard: dict[int, list[str]] = {}
+    for name in {prefix, *known.values_list("name", flat=True)[:count]}:
+        by_shard.setdefault(_shard_of(name), []).append(name)
     rows = scatter(
-        """
-        SELECT name, media_count FROM "logical"."photos_tag" WHERE name LIKE %s AND media_count > 0
-        ORDER BY media_count DESC LIMIT %s
-        """,
-        {shard: [pattern, count] for shard in range(settings.LOGICAL_SHARDS)},
-        f"ORDER BY 2 DESC LIMIT {int(count)}",
+        'SELECT name, media_count FROM "logical"."photos_tag" WHERE name = ANY(%s) AND media_count > 0',
+        {shard: [names] for shard, names in by_shard.items()},
     )
     return sorted(rows, key=lambda row: (row[0] != prefix, -row[1], row[0]))[:count]
+
+
+def rank(name: str) -> None:
+    """Brings what the directory knows of a tag up to the tag, as a job."""
+
+    def read() -> int:
+        with _on_shard_of(name):
+            return Tag.objects.get(name=name).media_count.bit_length()
+
+    def write(digits: int) -> None:
+        if digits:
+            TagName.objects.update_or_create(name=name, defaults={"digits": digits})
+        else:
+            TagName.objects.filter(name=name).delete()
+
+    mirror(read, write)
 
 
 def _wanted(owner_id: int, photo_id: int) -> set[str]:
@@ -118,14 +132,22 @@ def _list(name: str, photo_id: int, owner_id: int) -> None:
         _, created = Tagging.objects.get_or_create(name=name, photo_id=photo_id, defaults={"owner_id": owner_id})
         if created:
             Tag.objects.get_or_create(name=name)
-            Tag.objects.filter(name=name).update(media_count=F("media_count") + 1)
+            _count(name, +1)
             enqueue("notifications.tagged", owner_id=owner_id, photo_id=photo_id, name=name)
 
 
 def _unlist(name: str, photo_id: int) -> None:
     with _on_shard_of(name), transaction.atomic(using=database_of(_shard_of(name))):
         if Tagging.objects.filter(name=name, photo_id=photo_id).delete()[0]:
-            Tag.objects.filter(name=name).update(media_count=F("media_count") - 1)
+            _count(name, -1)
+
+
+def _count(name: str, change: int) -> None:
+    tag = Tag.objects.select_for_update().get(name=name)
+    before, tag.media_count = tag.media_count, tag.media_count + change
+    tag.save(update_fields=["media_count"])
+    if before.bit_length() != tag.media_count.bit_length():
+        enqueue("photos.rank_tag", name=name)
 
 
 def _shard_of(name: str) -> int:
