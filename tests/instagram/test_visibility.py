@@ -64,37 +64,42 @@ ROWS = {path: dict(zip(("shown", "public", "private", "deleted"), row, strict=Tr
 
 
 class World:
-    """An account with a photo, one viewer of each kind, a friend whom all know, and a ghost who has blocked them all.
+    """An account with a photo, one viewer of each kind, and a friend whom all know.
+
+    And two ghosts, of whom no viewer but the owner may read: one has blocked them all, one is blocked by them all.
 
     Before anybody is blocked, everybody is mentioned and likes the photos.
     """
 
     def __init__(self) -> None:
         self.name = name = secrets.token_hex(4)
-        self.owner, self.friend, self.ghost = Person(f"{name}owner"), Person(f"{name}friend"), Person(f"{name}ghost")
+        self.owner, self.friend = Person(f"{name}owner"), Person(f"{name}friend")
+        ghosts = [Person(f"{name}ghost{n}") for n in range(2)]
         self.viewers = {"owner": self.owner} | {kind: Person() for kind in KINDS[1:-1]}
-        everybody = [*self.viewers.values(), self.friend, self.ghost]
-        for one in (self.viewers["follower"], self.friend, self.ghost):
+        everybody = [*self.viewers.values(), self.friend, *ghosts]
+        for one in (self.viewers["follower"], self.friend, *ghosts):
             one.follow(self.owner)
-        for one in (self.friend, self.ghost):
+        for one in (self.friend, *ghosts):
             self.owner.follow(one)
-        self.viewers["follower"].follow(self.ghost)
+            self.viewers["follower"].follow(one)
         self.here = {"latitude": f"{random.uniform(-80, 80):.6f}", "longitude": f"{random.uniform(-179, 179):.6f}"}
         caption = f"#{name} {' '.join(f'@{one.username}' for one in self.viewers.values())}"
-        self.media, theirs = (
-            one.publish(caption=caption, location_name=name, **self.here) for one in (self.owner, self.ghost)
+        self.media, *theirs = (
+            one.publish(caption=caption, location_name=name, **self.here) for one in (self.owner, *ghosts)
         )
         settled(*everybody)
         for one in everybody:
-            for media in (self.media, theirs):
+            for media in (self.media, *theirs):
                 one.post(f"media/{media['id']}/likes")
         said = self.friend.post(f"media/{self.media['id']}/comments", text="what a day")
-        self.ghost.post(f"media/{self.media['id']}/comments", text="boo")
+        for ghost in ghosts:
+            ghost.post(f"media/{self.media['id']}/comments", text="boo")
         self.owner.block(self.viewers["blocked"])
         self.viewers["blocker"].block(self.owner)
         for one in self.viewers.values():
             if one is not self.owner:
-                self.ghost.block(one)
+                ghosts[0].block(one)
+                one.block(ghosts[1])
         settled(*everybody)
         self.shown = {
             "username": self.owner.username,
@@ -106,7 +111,7 @@ class World:
         }
         ready = self.owner.get(f"media/{self.media['id']}")
         self.shown["picture"] = ready["images"]["thumbnail"]["url"].rpartition("_")[0]
-        self.hidden = (self.ghost.username, theirs["id"])
+        self.hidden = [ghost.username for ghost in ghosts] + [media["id"] for media in theirs]
         self.path = {
             "user_id": self.owner.id,
             "media_id": self.media["id"],
@@ -130,7 +135,7 @@ class World:
         response = get(filled(path, **self.path), params=who | query | {"count": 100}, allow_redirects=False)
         text = response.headers.get("Location", "") + response.text
         if viewer not in (None, self.owner) and path not in PERMALINKS:
-            assert not [secret for secret in self.hidden if secret in text], f"{kind} reads of the ghost: {text}"
+            assert not [secret for secret in self.hidden if secret in text], f"{kind} reads of a ghost: {text}"
         if response.status_code in (200, 302):
             return "S" if self.shown[ROWS[path]["shown"]] in text else "-"
         if response.status_code == 404:
