@@ -20,6 +20,7 @@ from accounts import oauth
 from accounts.web import content_security_policy
 from instagram.api import openapi
 from instagram.api.openapi import Schema
+from shardmap.ids import MAX_ID
 
 HERE = "/developer/"
 STYLE, SCRIPT = "instagram/reference.css", "instagram/reference.js"
@@ -90,6 +91,7 @@ def shown(method: str, path: str, operation: dict) -> dict:
         "summary": with_code(operation["summary"]),
         "description": with_code(operation.get("description", "")),
         "needs": _needs(operation["security"]),
+        "takes_token": bool(operation["security"]),
         "parameters": parameters,
         "answer": _answer(operation["responses"]["200"]["content"]["application/json"]["schema"]),
         "curl": _curl(method, path, parameters, operation["security"]),
@@ -141,7 +143,7 @@ def _type(schema: Schema) -> str:
             return format_html("<code>{}</code>", value)
         case {"type": "array", "items": {} as items}:
             return format_html("list of {}", _type(items)) if items else "list"
-        case {"minimum": least, "maximum": most, "type": kind}:
+        case {"minimum": least, "maximum": most, "type": kind} if most < MAX_ID:
             return format_html("{}, {} to {}", kind, least, most)
         case {"maxLength": most}:
             return format_html("string, up to {} characters", most)

@@ -17,6 +17,7 @@ from instagram import reference
 from instagram.api import openapi
 from instagram.api.dispatch import Route
 from tests.accounts.test_oauth import Browser, Client
+from tests.instagram.routes import filled
 from tests.support import Person, get
 
 SITE = settings.SITE_URL
@@ -38,11 +39,6 @@ def operations(description: dict) -> list[tuple[str, str, dict]]:
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     ]
-
-
-def filled(path: str) -> str:
-    """A path with something in the place of each parameter."""
-    return re.sub(r"\{\w+\}", "1", path)
 
 
 def test_it_is_openapi_3_1(served):
@@ -99,7 +95,7 @@ def test_refused_credentials_are_what_the_description_says(served):
         ways = {name for way in operation["security"] for name in way}
         if not ways:
             continue
-        url = SITE + filled(path)
+        url = SITE + filled(path.removeprefix("/"))
         nobody = requests.request(method, url, timeout=10)
         assert nobody.json()["meta"]["error_type"] == "OAuthParameterException", (method, path)
         made_up = requests.request(method, url, headers={"Authorization": "Bearer made-up"}, timeout=10)
@@ -138,12 +134,15 @@ class Tries(HTMLParser):
 
 
 def test_the_reference_has_a_form_for_every_operation_with_its_parameters(served):
-    forms = Tries(get("/developer/").text).forms
+    page = get("/developer/").text
+    forms = Tries(page).forms
     assert set(forms) == {(method, path) for method, path, _ in operations(served)}
     for method, path, operation in operations(served):
         body = list(operation.get("requestBody", {"content": {}})["content"].values())
         in_body = body[0]["schema"]["properties"] if body else {}
         assert set(forms[method, path]) == {one["name"] for one in operation["parameters"]} | set(in_body)
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(set(ids)) == len(ids)
     assert forms["POST", "/v1/accounts/password"] == {"old_password": "password", "new_password": "password"}
     assert forms["POST", "/v1/users/{user_id}/relationship"] == {"user_id": "text", "action": "select"}
 

@@ -15,7 +15,7 @@ function requestOf(form) {
     else if (value) params.append(name, value);
   }
   const method = form.dataset.method;
-  const headers = token.value ? { Authorization: `Bearer ${token.value.trim()}` } : {};
+  const headers = token.value && "takesToken" in form.dataset ? { Authorization: `Bearer ${token.value.trim()}` } : {};
   if (method !== "GET") return [path, { method, headers, body: params }];
   return [`${path}${params.toString() && "?"}${params}`, { method, headers }];
 }
