@@ -84,7 +84,7 @@ def search(text: str, count: int) -> list[tuple[str, int]]:
     known = TagName.objects.filter(name__startswith=prefix).order_by("-digits", "name")
     by_shard: dict[int, list[str]] = {}
     for name in {prefix, *known.values_list("name", flat=True)[:count]}:
-        by_shard.setdefault(_shard_of(name), []).append(name)
+        by_shard.setdefault(shard_of_tag(name), []).append(name)
     rows = scatter(
         'SELECT name, media_count FROM "logical"."photos_tag" WHERE name = ANY(%s) AND media_count > 0',
         {shard: [names] for shard, names in by_shard.items()},
@@ -128,7 +128,7 @@ def _note(owner_id: int, photo_id: int, add: Iterable[str] = (), remove: Iterabl
 
 
 def _list(name: str, photo_id: int, owner_id: int) -> None:
-    with _on_shard_of(name), transaction.atomic(using=database_of(_shard_of(name))):
+    with _on_shard_of(name), transaction.atomic(using=database_of(shard_of_tag(name))):
         _, created = Tagging.objects.get_or_create(name=name, photo_id=photo_id, defaults={"owner_id": owner_id})
         if created:
             Tag.objects.get_or_create(name=name)
@@ -137,7 +137,7 @@ def _list(name: str, photo_id: int, owner_id: int) -> None:
 
 
 def _unlist(name: str, photo_id: int) -> None:
-    with _on_shard_of(name), transaction.atomic(using=database_of(_shard_of(name))):
+    with _on_shard_of(name), transaction.atomic(using=database_of(shard_of_tag(name))):
         if Tagging.objects.filter(name=name, photo_id=photo_id).delete()[0]:
             _count(name, -1)
 
@@ -150,9 +150,10 @@ def _count(name: str, change: int) -> None:
         enqueue("photos.rank_tag", name=name)
 
 
-def _shard_of(name: str) -> int:
+def shard_of_tag(name: str) -> int:
+    """The logical shard of a tag, by its name as it is stored."""
     return crc32(name.encode()) % settings.LOGICAL_SHARDS
 
 
 def _on_shard_of(name: str):
-    return on_logical_shard(_shard_of(name))
+    return on_logical_shard(shard_of_tag(name))

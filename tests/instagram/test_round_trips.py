@@ -14,7 +14,7 @@ from django.test import Client
 
 from feeds import activity, home
 from instagram.api.dispatch import parameters
-from photos import likes
+from photos import likes, tags
 from photos.cached import LIKERS_SHOWN
 from shardmap import cache
 from shardmap.redis_client import redis_client
@@ -72,7 +72,7 @@ class World:
     """Somebody with a dozen of whatever can be listed, of people in many shards."""
 
     def __init__(self) -> None:
-        name = f"w{secrets.token_hex(5)}"
+        name = _name()
         viewer = Person()
         people = [Person(f"{name}{n}") for n in range(LONG)]
         strangers = [Person() for _ in range(LONG)]
@@ -117,6 +117,15 @@ class World:
             response = Client().get(routes.filled(path, **self.path), self.query | {"count": count})
         assert len(response.json()["data"]) == count
         return trips
+
+
+def _name() -> str:
+    """A name whose tags are in different databases too, those of a short page as well."""
+    while True:
+        name = f"w{secrets.token_hex(5)}"
+        found_first = sorted(f"{name}{n}" for n in ("", *range(LONG)))[:SHORT]
+        if {database_of(tags.shard_of_tag(tag)) for tag in found_first} == set(settings.SHARD_SERVERS):
+            return name
 
 
 @pytest.fixture(scope="module")
