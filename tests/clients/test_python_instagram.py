@@ -64,8 +64,10 @@ def test_every_method(packages):
     }
     tag = f"t{secrets.token_hex(6)}é"
     caption = f"over the bay #{tag}"
-    photos = [friend.take(caption=caption, **place) for _ in range(5)]
-    settled(friend)
+    photos = []
+    for _ in range(5):
+        photos.append(friend.take(caption=caption, **place))
+        settled(friend)  # tagged one after the other
     use_up(requests_of(tired.token))
     mine, developer = Browser(me), Browser(Person())
     app, signing = Client(developer), Client(developer)
