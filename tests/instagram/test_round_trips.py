@@ -91,6 +91,7 @@ class World:
         here = {"latitude": f"{random.uniform(-80, 80):.6f}", "longitude": f"{random.uniform(-179, 179):.6f}"}
         for n in range(LONG):
             viewer.publish(caption=f"#{name}{n}", location_name=f"{name} {n}", **here)
+        settled(viewer)
         photos = [one.publish(caption=f"#{name}", location_name=name, **here) for one in people]
         settled(viewer, *people, *strangers)
         media_id = photos[0]["id"]
