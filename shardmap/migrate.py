@@ -11,13 +11,14 @@ directory with `migrate`.)
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from django.apps import apps
 from django.conf import settings
 from django.db import connections, transaction
 from django.db.migrations.loader import MigrationLoader
 
 from shardmap.ids import MAX_LOGICAL_SHARDS
 from shardmap.models import LogicalShard, ShardMigration, ShardMove
-from shardmap.shards import on_logical_shard, placement, schema_name
+from shardmap.shards import is_sharded, on_logical_shard, placement, schema_name
 
 SESSIONS_A_SERVER = 4  # DDL waits on disk and catalog locks; more sessions measured no faster
 LOCK_CLASS = 1751213925  # advisory locks: one run at a time per shard
@@ -64,6 +65,11 @@ def plan() -> list[Step]:
                 continue
             seen.add(node)
             migration = loader.graph.nodes[node]
+            if not _has_sharded_tables(migration.app_label):
+                # Their models would be made anew for each operation, which is nearly all of the time that this takes.
+                state.__dict__.pop("apps", None)
+                migration.mutate_state(state, preserve=False)
+                continue
             with (
                 on_logical_shard(0),
                 connections[alias].schema_editor(collect_sql=True, atomic=False) as editor,
@@ -73,6 +79,10 @@ def plan() -> list[Step]:
             if statements:
                 steps.append((*node, "\n".join(statements)))
     return steps
+
+
+def _has_sharded_tables(app: str) -> bool:
+    return app == "shardmap" or any(is_sharded(model) for model in apps.get_app_config(app).get_models())
 
 
 def missing(steps: list[Step]) -> dict[int, list[Step]]:
