@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from accounts.errors import InvalidClient, InvalidParameters
-from accounts.tokens import PHONE, Caller, Viewer
+from accounts.errors import InvalidParameters
+from accounts.tokens import Caller, Viewer, require_phone
 from accounts.types import Count, Cursor, Id
 from notifications import geographies, push, schemas, subscriptions
 from notifications.schemas import Device, PushSettings, Subscription, Wish
@@ -99,25 +99,25 @@ def geography_media(
 
 def register_device(viewer: Viewer, token: DeviceToken, environment: Literal["production", "sandbox"]) -> Device:
     """Makes a phone one that gets the user's notifications, and nobody else's any more. For the phone app alone."""
-    _require_phone(viewer)
+    require_phone(viewer)
     return schemas.device(push.register(viewer.user_id, token, environment))
 
 
 def list_devices(viewer: Viewer) -> list[Device]:
     """The phones that get the user's notifications, the latest first. For the phone app alone."""
-    _require_phone(viewer)
+    require_phone(viewer)
     return [schemas.device(one) for one in push.devices_of(viewer.user_id)]
 
 
 def unregister_device(viewer: Viewer, token: DeviceToken) -> None:
     """Ends notifications on a phone; to be called when somebody logs out. For the phone app alone."""
-    _require_phone(viewer)
+    require_phone(viewer)
     push.unregister(viewer.user_id, token)
 
 
 def get_push_settings(viewer: Viewer) -> PushSettings:
     """What the user is notified of, and when not. For the phone app alone."""
-    _require_phone(viewer)
+    require_phone(viewer)
     return schemas.push_settings(push.settings_of(viewer.user_id))
 
 
@@ -137,10 +137,5 @@ def change_push_settings(
 ) -> PushSettings:
     """Changes some settings, and returns all. Equal `quiet_from` and `quiet_to` mean no quiet hours."""
     given = {name: value for name, value in locals().items() if name != "viewer" and value is not None}
-    _require_phone(viewer)
+    require_phone(viewer)
     return schemas.push_settings(push.change_settings(viewer.user_id, **given))
-
-
-def _require_phone(viewer: Viewer) -> None:
-    if viewer.client_id != PHONE:
-        raise InvalidClient(f"client_id: {viewer.client_id!r} may not manage notifications")
