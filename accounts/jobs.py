@@ -1,10 +1,11 @@
 """What follows from changes to accounts and to the follow graph."""
 
 from django.db import transaction
-from oauth2_provider.models import Application
+from oauth2_provider.models import AccessToken, Application
 
 from accounts import graph
 from shardmap import cache
+from shardmap.batches import delete_all
 from workers.outbox import enqueue
 from workers.registry import job
 
@@ -23,6 +24,7 @@ def erase(user_id: int, after: int = 0) -> None:
     """Removes what a deleted user has left in the graph, and the user's clients; some at a time."""
     last = graph.leave(user_id, after)
     if last is None:
+        delete_all(AccessToken.objects.filter(application__user_id=user_id))
         Application.objects.filter(user_id=user_id).delete()
         return
     with transaction.atomic():

@@ -1,63 +1,112 @@
-"""The photo→user map at a million entries, in a database of its own on the map's Redis."""
+"""The photo→user map at any size, beside what it replaces; in a scratch database of the map's Redis."""
 
 import random
 import time
+from collections.abc import Callable, Iterator
 
 from django.conf import settings
+from redis import Redis
 
 from shardmap import photo_map
 from shardmap.ids import SEQUENCE_BITS, SHARD_BITS
 from shardmap.redis_client import redis_client
 
-ENTRIES = 1_000_000
 # A production shard: 14 million users and 300 million photos on 4096 shards, over some 500 days.
 USERS_A_SHARD = 3_400
 PHOTOS_A_WINDOW = 220
-LOOKUPS, PHOTOS_A_LOOKUP = 2_000, 20
+OTHERS = 500_000  # entries of what is compared: enough to tell bytes by
+LOOKUPS, PHOTOS_A_LOOKUP = 5_000, 20
+LOOKED_UP = 200_000  # entries to choose from
 SCRATCH_DATABASE = 15
+NOW_MS = 15 * 365 * 24 * 3600 * 1000
+
+Owners = dict[int, int]
 
 
-def run() -> dict[str, float]:
+def run(n: int = 1_000_000) -> dict[str, float]:
     url = settings.REDIS_SHARDMAP_URL
     settings.REDIS_SHARDMAP_URL = f"{url.rpartition('/')[0]}/{SCRATCH_DATABASE}"
     redis = redis_client(settings.REDIS_SHARDMAP_URL)
-    redis.flushdb()
     try:
-        owners = _owners()
-        before = redis.info("memory")["used_memory"]
-        ids = list(owners)
-        start = time.perf_counter()
-        for at in range(0, ENTRIES, photo_map.BATCH):
-            photo_map._write({photo: owners[photo] for photo in ids[at : at + photo_map.BATCH]})
-        written = time.perf_counter() - start
-        size = (redis.info("memory")["used_memory"] - before) / ENTRIES
-        start = time.perf_counter()
-        for _ in range(LOOKUPS):
-            wanted = random.sample(ids, PHOTOS_A_LOOKUP)
-            assert photo_map.owners_of(wanted) == {photo: owners[photo] for photo in wanted}
-        looked_up = time.perf_counter() - start
+        redis.flushdb()
+        others = {
+            "SET": _measure(redis, OTHERS, _set)[0],
+            "the 2011 recipe with our IDs": _measure(redis, OTHERS, _recipe_of_2011)[0],
+        }
+        used, resident, seconds, sample = _measure(redis, n, photo_map._write)
+        lookups = _lookups_a_second(sample)
     finally:
         redis.flushdb()
         settings.REDIS_SHARDMAP_URL = url
     return {
-        "entries": ENTRIES,
-        "bytes an entry": round(size, 2),
-        "GB for 300 million": round(size * 300e6 / 1e9, 2),
-        "writes a second": round(ENTRIES / written),
-        f"lookups of {PHOTOS_A_LOOKUP} a second": round(LOOKUPS / looked_up),
+        "entries": n,
+        "bytes an entry": round(used, 2),
+        "of resident memory": round(resident, 2),
+        "GB for 300 million": round(used * 300e6 / 1e9, 2),
+        **{f"bytes an entry, {name}": round(size, 1) for name, size in others.items()},
+        "writes a second": round(n / seconds),
+        f"lookups a second, by {PHOTOS_A_LOOKUP}": round(lookups),
     }
 
 
-def _owners() -> dict[int, int]:
-    """A million photos of the last windows, at random times, of random owners."""
-    shards = settings.LOGICAL_SHARDS
-    windows = ENTRIES // (shards * PHOTOS_A_WINDOW) + 1
-    now_ms = 15 * 365 * 24 * 3600 * 1000
-    owners: dict[int, int] = {}
-    while len(owners) < ENTRIES:
-        shard = random.randrange(shards)
-        milliseconds = now_ms - random.randrange(windows << photo_map.WINDOW_BITS)
-        # next_id() begins each millisecond with sequence 0 (shardmap/ids.py).
-        photo = milliseconds << (SHARD_BITS + SEQUENCE_BITS) | shard << SEQUENCE_BITS
-        owners[photo] = random.randrange(USERS_A_SHARD) * shards + shard
-    return owners
+def _measure(redis: Redis, n: int, write: Callable[[Owners], None]) -> tuple[float, float, float, Owners]:
+    """Writes n entries: bytes an entry, used and resident; the seconds that it took; and some of the entries."""
+    redis.flushdb()
+    before = redis.info("memory")
+    seconds, sample = 0.0, {}
+    for batch in _batches(n):
+        start = time.perf_counter()
+        write(batch)
+        seconds += time.perf_counter() - start
+        if len(sample) < LOOKED_UP:
+            sample |= batch
+    after = redis.info("memory")
+    sizes = [(after[name] - before[name]) / n for name in ("used_memory", "used_memory_rss")]
+    return *sizes, seconds, sample
+
+
+def _batches(n: int) -> Iterator[Owners]:
+    """n photos of random owners at random times, window by window, with the IDs that next_id() makes."""
+    shards, bits = settings.LOGICAL_SHARDS, settings.MAP_WINDOWS[-1][1]
+    window = NOW_MS >> bits
+    batch: Owners = {}
+    while n:
+        for shard in range(shards):
+            count = min(n, round(random.gauss(PHOTOS_A_WINDOW, PHOTOS_A_WINDOW**0.5)))
+            for rest in random.sample(range(1 << bits), count):
+                # Each millisecond begins with sequence 0 (shardmap/ids.py).
+                photo = (window << bits | rest) << (SHARD_BITS + SEQUENCE_BITS) | shard << SEQUENCE_BITS
+                batch[photo] = random.randrange(USERS_A_SHARD) * shards + shard
+            n -= count
+            if len(batch) >= photo_map.BATCH or not n:
+                yield batch
+                batch = {}
+            if not n:
+                return
+        window -= 1
+
+
+def _lookups_a_second(sample: Owners) -> float:
+    ids = list(sample)
+    wanted = [random.sample(ids, PHOTOS_A_LOOKUP) for _ in range(LOOKUPS)]
+    start = time.perf_counter()
+    answers = [photo_map.owners_of(photos) for photos in wanted]
+    seconds = time.perf_counter() - start
+    assert all(answer == {photo: sample[photo] for photo in answer} for answer in answers)
+    assert all(len(answer) == PHOTOS_A_LOOKUP for answer in answers)
+    return LOOKUPS * PHOTOS_A_LOOKUP / seconds
+
+
+def _set(owners: Owners) -> None:
+    with photo_map._redis().pipeline(transaction=False) as pipeline:
+        for photo, owner in owners.items():
+            pipeline.set(f"media:{photo}", owner)
+        pipeline.execute()
+
+
+def _recipe_of_2011(owners: Owners) -> None:
+    """A hash for each thousand IDs (Instagram, "Storing hundreds of millions of simple key-value pairs in Redis")."""
+    with photo_map._redis().pipeline(transaction=False) as pipeline:
+        for photo, owner in owners.items():
+            pipeline.hset(f"mediabucket:{photo // 1000}", photo, owner)
+        pipeline.execute()

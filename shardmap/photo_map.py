@@ -13,7 +13,9 @@ bytes an entry.
     field, any other     1 and <rest><sequence>, in 5 bytes that are never the digits of a number
 
 2**27 ms are 37 hours. On 4096 shards, a site with 0.6 million photos a day fills a window with 220 entries, one with
-5 million a day with 1,900: neither so few that the key weighs, nor so many that Redis gives up the listpack.
+5 million a day with 1,900: neither so few that the key weighs, nor so many that Redis gives up the listpack. A site
+that comes near that gets narrower windows from some day on (settings.MAP_WINDOWS); `manage.py shardmap status` says
+when. A window that is too full all the same takes 88 bytes an entry, and works as well.
 
 The map is a shortcut, not the truth. A photo that it does not know, or that is asked for while Redis is away, is
 looked up in the shard that its ID names. So it may be lost at any time, and comes back entry by entry as photos are
@@ -31,7 +33,8 @@ from shardmap.shards import shard_of
 
 logger = logging.getLogger(__name__)
 
-WINDOW_BITS = 27
+PACKED = 2048  # entries that Redis keeps in a listpack (hash-max-listpack-entries in deploy/redis)
+LOOKED_AT = 1000  # hashes, for a status
 FIELD_BYTES = 5
 NO_NUMBER = 1 << (8 * FIELD_BYTES - 1)  # makes the first byte no ASCII character
 BATCH = 5000  # entries a round trip in a rebuild
@@ -52,7 +55,8 @@ def use_source(source: Source) -> None:
 def _address(photo_id: int) -> tuple[str, bytes]:
     """The hash's key, and the field in it."""
     milliseconds = milliseconds_of_id(photo_id)
-    window, rest = milliseconds >> WINDOW_BITS, milliseconds & ((1 << WINDOW_BITS) - 1)
+    bits = next(bits for begin, bits in settings.MAP_WINDOWS if milliseconds >= begin)
+    window, rest = milliseconds >> bits, milliseconds & ((1 << bits) - 1)
     sequence = photo_id & ((1 << SEQUENCE_BITS) - 1)
     field = b"%d" % rest
     if sequence:
@@ -66,9 +70,13 @@ def _redis():
 
 
 def _write(owners: Owners) -> None:
+    hashes: dict[str, list[bytes | int]] = {}
+    for photo_id, owner_id in owners.items():
+        key, field = _address(photo_id)
+        hashes.setdefault(key, []).extend((field, owner_id // settings.LOGICAL_SHARDS))
     with _redis().pipeline(transaction=False) as pipeline:
-        for photo_id, owner_id in owners.items():
-            pipeline.hset(*_address(photo_id), owner_id // settings.LOGICAL_SHARDS)
+        for key, items in hashes.items():
+            pipeline.hset(key, items=items)
         pipeline.execute()
 
 
@@ -127,15 +135,43 @@ def forget(photo_id: int) -> None:
 def rebuild(progress: Callable[[int, int], None]) -> int:
     """Writes the whole map from the shards, while the site runs; returns the number of photos.
 
-    `progress(logical shard, photos so far)` is called after each shard. Raises `redis_client.Unavailable`.
+    `progress(shards done, photos so far)` is called after each batch. Raises `redis_client.Unavailable`.
     """
     total = 0
     for shard in range(settings.LOGICAL_SHARDS):
         for batch in _batches(_truth()(shard, None)):
             _write(dict(batch))
             total += len(batch)
-        progress(shard, total)
+            progress(shard, total)
+        progress(shard + 1, total)
     return total
+
+
+def status() -> dict[str, int | float]:
+    """What Redis says of the map, and what a random sample of its hashes does. Raises `redis_client.Unavailable`."""
+    redis = _redis()
+    memory, hashes = redis.info("memory"), redis.dbsize()
+    with redis.pipeline(transaction=False) as pipeline:
+        for _ in range(min(LOOKED_AT, hashes)):
+            pipeline.randomkey()
+        keys = set(pipeline.execute())
+        for key in keys:
+            pipeline.hlen(key)
+            pipeline.object("encoding", key)
+        answers = pipeline.execute()
+    lengths, encodings = answers[::2], answers[1::2]
+    photos = round(hashes * sum(lengths) / len(keys)) if keys else 0
+    return {
+        "hashes": hashes,
+        "photos, about": photos,
+        "MB used": round(memory["used_memory"] / 2**20, 1),
+        "MB resident": round(memory["used_memory_rss"] / 2**20, 1),
+        "bytes a photo": round(memory["used_memory"] / photos, 1) if photos else 0,
+        "hashes looked at": len(keys),
+        "entries in the fullest": max(lengths, default=0),
+        "entries that are packed": PACKED,
+        "not packed": sum(encoding != b"listpack" for encoding in encodings),
+    }
 
 
 def _batches(pairs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

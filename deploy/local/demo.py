@@ -203,10 +203,12 @@ def describe(api: Api, env: dict[str, str], viewer: dict) -> str:
     site, image = env["SITE_URL"], first["images"]["standard_resolution"]["url"]
     login = f"client_id=phone&grant_type=password&username={VIEWER}&password={api.password}"
     return f"""
-  API      {site}/v1
-  health   {site}/readyz
-  photos   {env["CDN_URL"]}/…
-  login    {VIEWER} / {api.password}   ({len(PEOPLE)} people, {PHOTOS} photographs)
+  API        {site}/v1
+  reference  {site}/developer/   (try any call there)
+  a page     {first["link"]}
+  health     {site}/readyz
+  photos     {env["CDN_URL"]}/…
+  login      {VIEWER} / {api.password}   ({len(PEOPLE)} people, {PHOTOS} photographs)
 
   Three lines to try: log in; {VIEWER}'s feed; a photo from the CDN (X-Cache: HIT from the second time on).
 

@@ -1,5 +1,6 @@
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 from redis.connection import Connection
 
 from bench import shardmap as bench
@@ -98,9 +99,44 @@ def test_ids_that_look_alike_have_fields_of_their_own():
 
 
 def test_an_entry_takes_at_most_11_bytes(monkeypatch):
-    monkeypatch.setattr(bench, "ENTRIES", 300_000)
+    monkeypatch.setattr(bench, "OTHERS", 1000)
     monkeypatch.setattr(bench, "LOOKUPS", 10)
-    assert bench.run()["bytes an entry"] <= 11
+    assert bench.run(300_000)["bytes an entry"] <= 11
+
+
+def test_narrower_windows_from_some_time_on(monkeypatch):
+    begin = 450_000_000_000
+    ids = [(begin + ms) << 23 | 7 << 10 for ms in range(-3 * 10**8, 3 * 10**8, 10**5 + 1)]
+    monkeypatch.setattr(settings, "MAP_WINDOWS", [(begin, 25), (0, 27)])
+    addresses = [photo_map._address(photo) for photo in ids]
+    assert len(set(addresses)) == len(ids)
+    before, after = (
+        {key for (key, _), photo in zip(addresses, ids, strict=True) if (photo >> 23 < begin) == early}
+        for early in (True, False)
+    )
+    assert not before & after
+    assert len(after) == pytest.approx(4 * len(before), rel=0.2)
+
+
+def test_the_status_says_how_full_the_hashes_are(photos, capsys):
+    for photo, owner in photos.items():
+        photo_map.remember(photo, owner)
+    call_command("shardmap", "status")
+    shown = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert int(shown["photos, about"].replace(",", "")) >= len(photos)
+    assert int(shown["not packed"]) == 0
+
+
+def test_a_window_that_is_too_full_still_works_and_the_status_tells(monkeypatch, capsys):
+    monkeypatch.setattr(settings, "REDIS_SHARDMAP_URL", settings.REDIS_SHARDMAP_URL.rpartition("/")[0] + "/14")
+    owners = {1 << 50 | n << 23: 8 * n for n in range(photo_map.PACKED + 1)}
+    try:
+        photo_map._write(owners)
+        assert photo_map.owners_of(owners) == owners
+        call_command("shardmap", "status")
+    finally:
+        redis().flushdb()
+    assert "Hashes fill up" in capsys.readouterr().out
 
 
 def test_the_map_answers_from_the_shards_while_redis_is_dead_and_from_redis_afterwards(photos, stopped):

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 
 NAMES = {
     "photo": "from POST /v1/media to the top of a follower's feed",
-    "shardmap": "bytes an entry and lookups of the photo→user map at a million",
+    "shardmap": "bytes an entry and lookups of the photo→user map, beside SET and the recipe of 2011",
     "ids": "rows inserted a second with our IDs, beside a bigserial",
     "fan_out": "deliveries a second into followers' feeds",
 }
@@ -28,12 +28,14 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser) -> None:
         parser.add_argument("name", choices=NAMES, help="; ".join(f"{name}: {what}" for name, what in NAMES.items()))
+        parser.add_argument("--n", type=int, help="how many entries (shardmap)")
         parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
 
     def handle(self, *args, **options) -> None:
         name = options["name"]
         print(f"{name}: {NAMES[name]}\non {machine()}")
-        result = import_module(f"bench.{name}").run()
+        size = {} if options["n"] is None else {"n": options["n"]}
+        result = import_module(f"bench.{name}").run(**size)
         for key, value in result.items():
             print(f"  {key:32}{value:>14,}")
         if options["json"]:

@@ -1,23 +1,11 @@
 """Creates and migrates everything that is sharded: each physical database, then each logical shard."""
 
-import sys
-
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
 from shardmap.migrate import migrate_shards, missing, place_shards, plan
-
-BAR_WIDTH = 40
-
-
-def draw(done: int, total: int) -> None:
-    """A progress bar on a terminal; elsewhere only its end, so that logs stay readable."""
-    filled = BAR_WIDTH * done // total
-    if sys.stdout.isatty():
-        print(f"\r[{'#' * filled:{BAR_WIDTH}}] {done}/{total} shards", end="", flush=True)
-    if done == total:
-        print() if sys.stdout.isatty() else print(f"{done}/{total} shards")
+from shardmap.progress import draw
 
 
 class Command(BaseCommand):
@@ -32,6 +20,6 @@ class Command(BaseCommand):
             if not todo:
                 print(f"all {settings.LOGICAL_SHARDS} logical shards are up to date")
                 return
-            migrate_shards(todo, lambda done: draw(done, len(todo)))
+            migrate_shards(todo, lambda done: draw(done, len(todo), "shards"))
         except (ValueError, RuntimeError) as error:
             raise CommandError(str(error)) from error

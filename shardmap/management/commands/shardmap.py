@@ -1,9 +1,16 @@
-"""The photo→user map: `manage.py shardmap rebuild` writes all of it from the shards, while the site runs."""
+"""The photo→user map (docs/sharding.md).
+
+shardmap status     how large it is, and how full its hashes are
+shardmap rebuild    writes all of it from the shards, while the site runs
+"""
+
+import time
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from shardmap import photo_map
+from shardmap.progress import draw
 from shardmap.redis_client import Unavailable
 
 
@@ -11,13 +18,24 @@ class Command(BaseCommand):
     help = __doc__
 
     def add_arguments(self, parser) -> None:
-        parser.add_argument("action", choices=["rebuild"])
+        parser.add_argument("action", choices=["status", "rebuild"])
 
     def handle(self, *args, **options) -> None:
         try:
-            total = photo_map.rebuild(
-                lambda shard, photos: print(f"shard {shard + 1}/{settings.LOGICAL_SHARDS}: {photos} photos so far")
-            )
+            status() if options["action"] == "status" else rebuild()
         except Unavailable as error:
             raise CommandError(f"Redis (REDIS_SHARDMAP_URL) is away: {error}") from error
-        print(f"the map has {total} photos")
+
+
+def status() -> None:
+    result = photo_map.status()
+    for name, value in result.items():
+        print(f"{name:26}{value:>14,}")
+    if result["entries in the fullest"] > photo_map.PACKED / 2:
+        print("Hashes fill up: let narrower windows begin some weeks from now (MAP_WINDOWS in instagram/settings.py).")
+
+
+def rebuild() -> None:
+    began = time.monotonic()
+    total = photo_map.rebuild(lambda done, photos: draw(done, settings.LOGICAL_SHARDS, f"shards, {photos} photos"))
+    print(f"the map has {total} photos; {total / (time.monotonic() - began):,.0f} a second")
