@@ -39,8 +39,10 @@ def edit_profile(
 ) -> User:
     """Changes what is given of the user's own profile.
 
-    A private account's photos are seen by its followers alone, and whom to have as one, its owner approves.
+    A private account's photos are seen by its followers alone, and whom to have as one, its owner approves. For the
+    phone app alone.
     """
+    require_phone(viewer)
     given = {"full_name": full_name, "bio": bio, "website": website, "is_private": is_private}
     changes = {name: value for name, value in given.items() if value is not None}
     if not changes:
@@ -55,7 +57,7 @@ def change_password(viewer: Viewer, old_password: str, new_password: str) -> New
 
 
 def delete_account(viewer: Viewer, password: str) -> None:
-    """Deletes your account, with all that you published, liked and said."""
+    """Deletes your account, with all that you published, liked and said. For the phone app alone."""
     require_phone(viewer)
     services.delete_account(viewer.user_id, password)
 
@@ -104,3 +106,7 @@ def change_relationship(
     """
     ACTIONS[action](viewer.user_id, user_id)
     return graph.relationship(viewer.user_id, user_id)
+
+
+# Each is a guess at the password: as few of a token as of a username at the login.
+change_password.limited_as = delete_account.limited_as = "passwords"

@@ -2,7 +2,7 @@
 
 from django.db import connections
 
-from shardmap.shards import current_shard, database_of
+from shardmap.shards import current_database
 
 
 def add_to_counts(user_id: int, *, media: int = 0, follows: int = 0, followed_by: int = 0) -> None:
@@ -10,7 +10,7 @@ def add_to_counts(user_id: int, *, media: int = 0, follows: int = 0, followed_by
 
     The caller forgets `COUNTS.key(user_id)` after the commit.
     """
-    with connections[database_of(current_shard())].cursor() as cursor:
+    with connections[current_database()].cursor() as cursor:
         # One statement: two requests that count at once must both count, and the first of all finds no row yet.
         cursor.execute(
             """

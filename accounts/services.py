@@ -1,5 +1,6 @@
 """Sign-up, profiles, and finding users."""
 
+import datetime
 import re
 from collections.abc import Iterable
 
@@ -14,10 +15,11 @@ from accounts.errors import InvalidClient, InvalidParameters, NotFound
 from accounts.models import User
 from accounts.visibility import Sight, sight_of
 from shardmap import cache
-from workers.outbox import enqueue
+from workers.outbox import enqueue, enqueue_in
 
 USERNAME = re.compile(r"[a-z0-9._]{1,30}")
 ROOMS = ("accounts", "photos", "feeds", "notifications")  # that hold something of a user
+AFTERWARDS = datetime.timedelta(minutes=1)  # longer than any request or mirroring takes
 LONGEST_PASSWORD = 128  # hashing is dear; a megabyte of password would be an attack
 
 
@@ -55,6 +57,14 @@ def users(user_ids: Iterable[int]) -> dict[int, dict]:
     return found
 
 
+def user(user_id: int) -> dict:
+    """A user, as a value of kind USERS. Raises NotFound."""
+    found = users([user_id])
+    if user_id not in found:
+        raise NotFound(f"there is no user {user_id}")
+    return found[user_id]
+
+
 def users_named(names: Iterable[str]) -> dict[str, int]:
     """The IDs of users by their names, which are given in lower case; names that nobody has are left out."""
     return dict(User.objects.filter(username__in=names, is_active=True).values_list("username", "id"))
@@ -85,12 +95,12 @@ def search(viewer_id: int | None, text: str, count: int) -> list[dict]:
 def edit(user_id: int, **changes) -> dict:
     """Changes a user's full_name, bio, website or is_private; returns the value of kind USERS."""
     with transaction.atomic():
-        User.objects.filter(id=user_id).update(**changes)
+        User.objects.filter(id=user_id, is_active=True).update(**changes)
         enqueue("accounts.forget", keys=[USERS.key(user_id)])
         if changes.get("is_private") is False:
             enqueue("accounts.approve_all", user_id=user_id)
     cache.forget(USERS.key(user_id))
-    return users([user_id])[user_id]
+    return user(user_id)
 
 
 def set_profile_picture(user_id: int, path: str) -> bool:
@@ -122,6 +132,7 @@ def delete_account(user_id: int, password: str) -> None:
         enqueue("accounts.forget", keys=[USERS.key(user_id)])
         for room in ROOMS:
             enqueue(f"{room}.erase", user_id=user_id)
+            enqueue_in(AFTERWARDS, f"{room}.erase", user_id=user_id)  # what was under way when the account went
     cache.forget(USERS.key(user_id))
 
 

@@ -53,7 +53,7 @@ class Client:
 
 
 def _load_tokens(checksums: list[str]) -> dict[str, dict]:
-    tokens = AccessToken.objects.filter(token_checksum__in=checksums).exclude(user=None)
+    tokens = AccessToken.objects.filter(token_checksum__in=checksums, user__is_active=True)
     return {
         checksum: {
             "user_id": user_id,

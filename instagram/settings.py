@@ -182,6 +182,8 @@ RATE_LIMITS = {
     "comments": 120,
     "likes": 200,
     "relationships": 120,
+    # Of a token's requests that try the user's password.
+    "passwords": 30,
     # Of an IP address, which may be that of a school, or of a carrier with a city behind it.
     "sign_ups": 100,
     "subscriptions": 100,

@@ -7,11 +7,22 @@ from pydantic import Field, StringConstraints
 
 from accounts.errors import InvalidParameters
 from accounts.schemas import ShortUser, short_user
-from accounts.services import users
+from accounts.services import user
 from accounts.tokens import Caller, Viewer, require_phone
 from accounts.types import Count, Cursor, Id, Timestamp, Whole
 from photos import avatars, comments, likes, places, schemas, services, sharing, storage, tags
-from photos.schemas import Avatar, Comment, Location, Media, ShareAccount, Tag, Upload, media_for, photo_of_shortcode
+from photos.schemas import (
+    Avatar,
+    Comment,
+    Location,
+    Media,
+    ShareAccount,
+    Tag,
+    Upload,
+    media_for,
+    media_of,
+    photo_of_shortcode,
+)
 from photos.types import MediaId, MediaRef
 from shardmap.ids import MAX_ID, first_id_at
 
@@ -60,48 +71,51 @@ def publish(
         location_name,
         foursquare_v2_id,
     )
-    return media_for(viewer.user_id, [photo])[0]
+    return media_of(viewer.user_id, photo)
 
 
 def change_avatar(viewer: Viewer, upload_id: str) -> Avatar:
     """Makes your avatar of what was uploaded, a square of 150 pixels.
 
     Its `status` is "processing" for some seconds; `GET` tells what has become of it. What is no picture changes
-    nothing. To ask again with the same `upload_id` is safe.
+    nothing. To ask again with the same `upload_id` is safe. For the phone app alone.
     """
+    require_phone(viewer)
     avatars.change(viewer.user_id, upload_id)
     return get_avatar(viewer)
 
 
 def get_avatar(viewer: Viewer) -> Avatar:
-    """Your avatar."""
+    """Your avatar. For the phone app alone."""
+    require_phone(viewer)
     status, message = avatars.state(viewer.user_id)
     return {
         "status": status,
         "message": message,
-        "user": short_user(users([viewer.user_id])[viewer.user_id], bio=True),
+        "user": short_user(user(viewer.user_id), bio=True),
     }
 
 
 def remove_avatar(viewer: Viewer) -> Avatar:
-    """Removes your avatar; you have the default picture again."""
+    """Removes your avatar; you have the default picture again. For the phone app alone."""
+    require_phone(viewer)
     avatars.remove(viewer.user_id)
     return get_avatar(viewer)
 
 
 def get_media(viewer: Caller, media_id: MediaId) -> Media:
     """A photo."""
-    return media_for(viewer.user_id, [services.get(viewer.user_id, *media_id)])[0]
+    return media_of(viewer.user_id, services.get(viewer.user_id, *media_id))
 
 
 def get_media_by_shortcode(viewer: Caller, code: str) -> Media:
     """A photo, by the code in its link: `D` in `/p/D/`."""
-    return media_for(viewer.user_id, [services.get(viewer.user_id, photo_of_shortcode(code))])[0]
+    return media_of(viewer.user_id, services.get(viewer.user_id, photo_of_shortcode(code)))
 
 
 def edit_media(viewer: Viewer, media_id: MediaId, caption: Caption = "") -> Media:
     """Changes the caption of a photo of yours, and with it the photo's tags."""
-    return media_for(viewer.user_id, [services.edit_caption(viewer.user_id, *media_id, caption)])[0]
+    return media_of(viewer.user_id, services.edit_caption(viewer.user_id, *media_id, caption))
 
 
 def delete_media(viewer: Viewer, media_id: MediaId) -> None:
@@ -161,7 +175,7 @@ def get_comments(
 def comment(viewer: Viewer, media_id: MediaId, text: str) -> Comment:
     """Comments on a photo."""
     said = comments.comment(viewer.user_id, media_id, text)
-    return schemas.comment(said, {viewer.user_id: short_user(users([viewer.user_id])[viewer.user_id])})
+    return schemas.comment(said, {viewer.user_id: short_user(user(viewer.user_id))})
 
 
 def delete_comment(viewer: Viewer, media_id: MediaId, comment_id: Id) -> None:
@@ -254,7 +268,8 @@ def location_media(
 
 
 def get_share_accounts(viewer: Viewer) -> list[ShareAccount]:
-    """Your accounts at other services, to which photos can be shared."""
+    """Your accounts at other services, to which photos can be shared. For the phone app alone."""
+    require_phone(viewer)
     return [schemas.share_account(account) for account in sharing.linked(viewer.user_id)]
 
 
@@ -265,12 +280,15 @@ def link_share_account(
     token: Credential,
     secret: Credential | None = None,
 ) -> ShareAccount:
-    """Links your account at another service, by what that service gave you: an OAuth token, and its secret if any."""
+    """Links your account at another service, by what that service gave you: an OAuth token, and its secret if any.
+
+    For the phone app alone.
+    """
     require_phone(viewer)
     return schemas.share_account(sharing.link(viewer.user_id, service, username, token, secret))
 
 
 def unlink_share_account(viewer: Viewer, service: Service) -> None:
-    """Forgets your account at another service."""
+    """Forgets your account at another service. For the phone app alone."""
     require_phone(viewer)
     sharing.unlink(viewer.user_id, service)

@@ -65,8 +65,9 @@ def find_or_make(name: str, latitude: float | None, longitude: float | None, fou
     if not name or latitude is None or longitude is None:
         raise InvalidParameters("location_name: a place needs a name, latitude and longitude")
     with transaction.atomic(), connection.cursor() as cursor:
-        # One at a time for each name: two phones at one new place must not make two of it.
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name.casefold()])
+        # One at a time for each name of it: two phones at one new place must not make two of it.
+        for one in filter(None, (foursquare_v2_id, name.casefold())):
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [one])
         if foursquare_v2_id:
             known = Location.objects.filter(foursquare_v2_id=foursquare_v2_id).first()
             if known is not None:

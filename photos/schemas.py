@@ -7,6 +7,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from accounts.cached import USERS
+from accounts.errors import NotFound
 from accounts.schemas import ShortUser, User, short_user
 from accounts.types import IdText, TimeText
 from accounts.visibility import Sight, sight_of
@@ -209,6 +210,13 @@ def media_for(viewer_id: int | None, photos: list[dict]) -> list[Media]:
         for photo in photos
         if photo["owner_id"] in known
     ]
+
+
+def media_of(viewer_id: int | None, photo: dict) -> Media:
+    """One photo. Raises NotFound when its owner has left, or blocked the viewer, since it was read."""
+    for media in media_for(viewer_id, [photo]):
+        return media
+    raise NotFound(f"there is no media {photo['id']}")
 
 
 def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, locations: dict[int, dict]) -> Media:

@@ -339,4 +339,6 @@ def _published(owner_id: int, upload_id: str) -> int | None:
 
 def _media(photo_id: int) -> dict:
     (media,) = cache.fetch((MEDIA, [photo_id]))
+    if photo_id not in media:  # deleted since
+        raise NotFound(f"there is no media {photo_id}")
     return media[photo_id]

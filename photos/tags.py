@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from django.conf import settings
-from django.db import transaction
 
 from accounts.errors import NotFound
 from photos.cached import MEDIA
@@ -13,18 +12,20 @@ from photos.models import Comment, Photo, Status, Tag, Tagging, TagName
 from photos.visible import Row, page
 from shardmap import cache
 from shardmap.scatter import scatter
-from shardmap.shards import database_of, on_logical_shard, on_shard, shard_transaction
+from shardmap.shards import logical_shard_transaction, on_logical_shard, on_shard, shard_transaction
 from workers.mirror import mirror
 from workers.outbox import enqueue
 
 # Letters and digits of any script, and underscore, as Instagram had it; not within a word, as in a URL's a#b.
 TAG = re.compile(r"(?<!\w)#(\w+)")
 LONGEST_TAG = 100
+MOST_TAGS = 30  # of a photo, as on Instagram; the first ones count
 
 
 def tags_in(text: str) -> list[str]:
-    """The tags of a text, case folded, each once, in their order."""
-    return list(dict.fromkeys(name for name in map(normal, TAG.findall(text)) if len(name) <= LONGEST_TAG))
+    """The tags of a text, case folded, each once, in their order: the first MOST_TAGS."""
+    names = dict.fromkeys(name for name in map(normal, TAG.findall(text)) if len(name) <= LONGEST_TAG)
+    return list(names)[:MOST_TAGS]
 
 
 def normal(name: str) -> str:
@@ -113,9 +114,9 @@ def _wanted(owner_id: int, photo_id: int) -> set[str]:
         photo = Photo.objects.get(id=photo_id)
         if photo.status != Status.READY:
             return set()
-        own = Comment.objects.filter(photo_id=photo_id, user_id=owner_id, text__contains="#")
+        own = Comment.objects.filter(photo_id=photo_id, user_id=owner_id, text__contains="#").order_by("id")
         texts = [photo.caption, *own.values_list("text", flat=True)]
-    return {name for text in texts for name in tags_in(text)}
+    return set(tags_in(" ".join(texts)))
 
 
 def _note(owner_id: int, photo_id: int, add: Iterable[str] = (), remove: Iterable[str] = ()) -> set[str]:
@@ -128,16 +129,18 @@ def _note(owner_id: int, photo_id: int, add: Iterable[str] = (), remove: Iterabl
 
 
 def _list(name: str, photo_id: int, owner_id: int) -> None:
-    with _on_shard_of(name), transaction.atomic(using=database_of(shard_of_tag(name))):
+    with logical_shard_transaction(shard_of_tag(name)):
+        # The tag is locked before the tagging gets its place, so that none appears below one that was seen before.
+        Tag.objects.get_or_create(name=name)
+        Tag.objects.select_for_update().get(name=name)
         _, created = Tagging.objects.get_or_create(name=name, photo_id=photo_id, defaults={"owner_id": owner_id})
         if created:
-            Tag.objects.get_or_create(name=name)
             _count(name, +1)
             enqueue("notifications.tagged", owner_id=owner_id, photo_id=photo_id, name=name)
 
 
 def _unlist(name: str, photo_id: int) -> None:
-    with _on_shard_of(name), transaction.atomic(using=database_of(shard_of_tag(name))):
+    with logical_shard_transaction(shard_of_tag(name)):
         if Tagging.objects.filter(name=name, photo_id=photo_id).delete()[0]:
             _count(name, -1)
 

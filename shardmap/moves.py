@@ -22,7 +22,8 @@ from contextlib import closing, contextmanager
 
 import psycopg2
 from django.conf import settings
-from psycopg2.errors import LockNotAvailable
+from django.db import close_old_connections, connections, transaction
+from psycopg2.errors import QueryCanceled
 from psycopg2.extensions import connection as Connection
 
 from shardmap.migrate import migrate_shard, missing, plan
@@ -33,6 +34,7 @@ LONGEST_PAUSE = 1.0  # s for which writes to the shard may wait
 LOCK_MS = 300  # of them, to get the locks: whoever comes after us waits behind us
 TRIES = 30  # to switch, when something holds a lock for longer
 POLL_SECONDS = 0.005
+LOCK_CLASS = 1751213926  # advisory locks: one mover at a time a shard
 MARKER = "move_marker"  # a table whose rows arrive behind all that was committed before them
 
 TABLES = f"""
@@ -69,12 +71,13 @@ def move(shard: int, to: str, say: Say) -> float | None:
     """
     begun = _begin(shard, to, say)
     with _admin(begun.source) as old, _admin(begun.target) as new, _admin(begun.target) as frozen:
+        _lock(begun, old)
         pause = None
         if _place(shard) == begun.target:
             say("it was switched before, so that the copies are no longer to be compared")
         elif not _exists(old, schema_name(shard)):
             say("the old place had let go of it before; telling the directory")
-            _tell_directory(begun)
+            _tell_directory(begun, new)
         else:
             _start(begun, old, new, say)
             pause = _switch(begun, old, new, frozen)
@@ -94,6 +97,7 @@ def undo(shard: int) -> str:
     if begun is None:
         raise MoveFailed(f"shard {shard} is not being moved")
     with _admin(begun.source) as old, _admin(begun.target) as new:
+        _lock(begun, old)
         if not _exists(old, schema_name(shard)):
             raise MoveFailed(f"shard {shard} has been switched: go on with `shards move {shard} --to {begun.target}`")
         _stop_replication(begun, old, new)
@@ -147,7 +151,10 @@ def _start(begun: ShardMove, old: Connection, new: Connection, say: Say) -> None
     _run(old, f"CREATE TABLE IF NOT EXISTS {schema}.{MARKER} (id bigint PRIMARY KEY)")
     if not _exists(new, schema):
         ShardMigration.objects.using(begun.target).filter(shard=begun.shard).delete()  # of when it was here before
-        migrate_shard(begun.shard, plan(), begun.target)
+        with transaction.atomic(using=begun.target), connections[begun.target].cursor() as cursor:
+            migrate_shard(begun.shard, plan(), begun.target)
+            # A process that remembers the shard from when it was here before must not take the copy for it.
+            cursor.execute(f"REVOKE USAGE ON SCHEMA {schema} FROM {_role(begun)}")
     _run(new, f"CREATE TABLE IF NOT EXISTS {schema}.{MARKER} (id bigint PRIMARY KEY)")
     if not _run(old, "SELECT 1 FROM pg_publication WHERE pubname = %s", [name]):
         _run(old, f"CREATE PUBLICATION {name} FOR TABLES IN SCHEMA {schema}")
@@ -172,18 +179,20 @@ def _switch(begun: ShardMove, old: Connection, new: Connection, frozen: Connecti
     Afterwards `frozen` is in a transaction that sees the new place as it was at the switch.
     """
     schema, left = schema_name(begun.shard), _old_name(begun)
-    role = settings.DATABASES[begun.source]["USER"]
     locks = ", ".join(f"{schema}.{table}" for (table,) in _run(old, TABLES, [schema]))
     for _ in range(TRIES):
         _wait_for_marker(schema, old, new, time.monotonic() + 3600)  # so that little is missing when writes stop
         _run(old, CANCEL_VACUUMS, [schema])  # one would hold its lock for as long as it takes
         with closing(psycopg2.connect(settings.SHARD_ADMINS[begun.source], connect_timeout=5)) as locker:
+            close_old_connections()
+            _place(begun.shard)  # the directory has to be there when writes wait
             began = time.monotonic()
             try:
-                _run(locker, f"SET LOCAL lock_timeout = {LOCK_MS}")
+                _run(locker, f"SET LOCAL statement_timeout = {LOCK_MS}")
                 _run(locker, f"LOCK TABLE {locks} IN EXCLUSIVE MODE")
+                _run(locker, "SET LOCAL statement_timeout = 0")
                 _wait_for_marker(schema, old, new, began + 0.8 * LONGEST_PAUSE)
-            except (LockNotAvailable, _TooLate):
+            except (QueryCanceled, _TooLate):
                 locker.rollback()
                 time.sleep(random.uniform(0.1, 0.5))
                 continue
@@ -192,9 +201,9 @@ def _switch(begun: ShardMove, old: Connection, new: Connection, frozen: Connecti
             _run(frozen, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             _run(frozen, f"SELECT FROM {schema}.{MARKER}")  # the first query makes the snapshot
             _run(locker, f"ALTER SCHEMA {schema} RENAME TO {left}")
-            _run(locker, f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {left} FROM {role}")
+            _run(locker, f"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA {left} FROM {_role(begun)}")
             locker.commit()
-        _tell_directory(begun)
+        _tell_directory(begun, new)
         return time.monotonic() - began
     raise MoveFailed(f"shard {begun.shard} is too busy to be switched within {LONGEST_PAUSE} s; try at a quiet hour")
 
@@ -240,7 +249,8 @@ def _wait_for_marker(schema: str, old: Connection, new: Connection, deadline: fl
         time.sleep(POLL_SECONDS)
 
 
-def _tell_directory(begun: ShardMove) -> None:
+def _tell_directory(begun: ShardMove, new: Connection) -> None:
+    _run(new, f"GRANT USAGE ON SCHEMA {schema_name(begun.shard)} TO {_role(begun)}")
     LogicalShard.objects.filter(shard=begun.shard).update(database=begun.target)
     ShardMigration.objects.using(begun.source).filter(shard=begun.shard).delete()
     placement.cache_clear()
@@ -252,6 +262,20 @@ def _place(shard: int) -> str:
     if database is None:
         raise MoveFailed(f"there is no logical shard {shard}")
     return database
+
+
+def _lock(begun: ShardMove, old: Connection) -> None:
+    """Keeps others from moving the same shard, for as long as this connection lasts. Raises MoveFailed."""
+    deadline = time.monotonic() + 5  # Postgres may take a moment to see that one was killed
+    while not _run(old, "SELECT pg_try_advisory_lock(%s, %s)", [LOCK_CLASS, begun.shard])[0][0]:
+        if time.monotonic() > deadline:
+            raise MoveFailed(f"shard {begun.shard} is in the hands of another mover, which is at work")
+        time.sleep(0.1)
+
+
+def _role(begun: ShardMove) -> str:
+    """As which the app connects."""
+    return settings.DATABASES[begun.source]["USER"]
 
 
 def _name(begun: ShardMove) -> str:
@@ -272,6 +296,8 @@ def _admin(server: str) -> Iterator[Connection]:
     """A superuser's connection to a physical server itself, as replication needs it; each statement for itself."""
     with closing(psycopg2.connect(settings.SHARD_ADMINS[server], connect_timeout=5)) as connection:
         connection.autocommit = True
+        # CREATE SUBSCRIPTION has a password in it.
+        _run(connection, "SET log_min_duration_statement = -1; SET log_min_error_statement = panic")
         yield connection
 
 

@@ -7,12 +7,12 @@
 
 from django.conf import settings
 
-from shardmap.shards import current_shard, current_shard_or_none, database_of, is_physical, is_sharded
+from shardmap.shards import current_database, current_shard_or_none, is_physical, is_sharded
 
 
 class ShardRouter:
     def db_for_read(self, model, **hints) -> str | None:
-        return database_of(current_shard()) if is_sharded(model) else None
+        return current_database() if is_sharded(model) else None
 
     db_for_write = db_for_read
 

@@ -26,7 +26,8 @@ SECONDS_OF_A_SWITCH = 3  # in which a mover has told the directory, unless it di
 
 Result = TypeVar("Result")
 
-_current: ContextVar[int | None] = ContextVar("logical_shard", default=None)
+# The logical shard that the code is on; and in a transaction, the database on which that began.
+_current: ContextVar[tuple[int | None, str | None]] = ContextVar("logical_shard", default=(None, None))
 
 
 class ShardMoved(OperationalError):
@@ -73,20 +74,27 @@ def schema_name(shard: int) -> str:
 
 def current_shard() -> int:
     """The logical shard that the code around us is on."""
-    shard = _current.get()
+    shard, _ = _current.get()
     if shard is None:
         raise OutsideShard("a sharded table was used outside `with on_shard(user_id):`, so no shard is known")
     return shard
 
 
+def current_database() -> str:
+    """The alias of that shard's database; in a transaction always the one where it began, even if the shard moves."""
+    _, pinned = _current.get()
+    return pinned or database_of(current_shard())
+
+
 def current_shard_or_none() -> int | None:
-    return _current.get()
+    return _current.get()[0]
 
 
 @contextmanager
 def on_logical_shard(shard: int | None) -> Iterator[None]:
     """Queries on sharded models inside go to this logical shard."""
-    token = _current.set(shard)
+    around, pinned = _current.get()
+    token = _current.set((shard, pinned if shard == around else None))
     try:
         yield
     finally:
@@ -101,8 +109,21 @@ def on_shard(user_id: int):
 @contextmanager
 def shard_transaction(user_id: int) -> Iterator[None]:
     """`on_shard` with a transaction on the physical database that holds the shard."""
-    with on_shard(user_id), transaction.atomic(using=database_of(shard_of(user_id))):
+    with logical_shard_transaction(shard_of(user_id)):
         yield
+
+
+@contextmanager
+def logical_shard_transaction(shard: int) -> Iterator[None]:
+    """`on_logical_shard` with a transaction on the physical database that holds the shard."""
+    with on_logical_shard(shard):
+        alias = current_database()
+        token = _current.set((shard, alias))
+        try:
+            with transaction.atomic(using=alias):
+                yield
+        finally:
+            _current.reset(token)
 
 
 @cache
@@ -133,7 +154,9 @@ def following_moves(call: Callable[[], Result]) -> Result:
             return call()
         except ShardMoved as error:
             placement.cache_clear()
-            if attempt and (time.monotonic() > deadline or not _is_moving(error.shard)):
+            if attempt and not _is_moving(error.shard):
+                raise error.__cause__ or error from None  # it has not moved: something else is not there
+            if attempt and time.monotonic() > deadline:
                 raise
             if attempt:
                 time.sleep(0.02)  # between two lines of the mover

@@ -27,7 +27,7 @@ from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from shardmap.shards import current_shard_or_none, database_of
+from shardmap.shards import current_database, current_shard_or_none
 from workers import gearman
 from workers.models import OutboxJob
 
@@ -71,8 +71,7 @@ def enqueue_in(delay: datetime.timedelta, job: str, **args) -> None:
 
 
 def _database_of_change(job: str) -> str:
-    shard = current_shard_or_none()
-    database = "default" if shard is None else database_of(shard)
+    database = "default" if current_shard_or_none() is None else current_database()
     if not connections[database].in_atomic_block:
         raise RuntimeError(f"enqueue({job!r}) outside of a transaction: the job could be lost, or run for nothing")
     return database

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 Endpoint = Callable[..., Any]
 Success = Callable[[HttpRequest, Any, dict | None], HttpResponse]  # of `data` and `pagination`
 
-OUR_FAULT = "an error of ours; we have been told"
+OUR_FAULT = "an error of ours, which is in our log"
 # A server of ours is away; the same request may work in a moment.
 AWAY = (OperationalError, InterfaceError, RedisError, BotoCoreError, ClientError)
 
@@ -62,7 +62,8 @@ def route(path: str, enveloped: bool = True, **endpoints: Endpoint | tuple[str, 
     """A URL pattern for `path`, e.g. `"v1/users/{user_id}"`, with an endpoint for each method.
 
     `GET=get_user`, or `POST=("likes", like)` if a token must have another scope than "basic"; a POST then also counts
-    against the limit of that name, if there is one, as does a POST without a `viewer`. Answers with and without a
+    against the limit of that name, if there is one, as does a POST without a `viewer`; an endpoint's `limited_as`
+    names another. Answers with and without a
     trailing slash and with `.json`. An answer that is not `enveloped` is public (its errors have the envelope).
     """
     with_scopes = {
@@ -149,7 +150,8 @@ def _respond(
             standing = limits.ask(limits.of_address(request, scope)).answer()
             limits.require_passed(standing)
         else:
-            caller, standing = _caller(request, params, endpoint, scope if method == "POST" else "")
+            limit = getattr(endpoint, "limited_as", scope if method == "POST" else "")
+            caller, standing = _caller(request, params, endpoint, limit)
             limits.require_passed(standing)
             signer = signatures.signer_of(request, params, caller.client_id)
             if scope not in caller.scopes:
@@ -167,7 +169,7 @@ def _respond(
 
 
 def _caller(
-    request: HttpRequest, params: dict[str, Any], endpoint: Endpoint, scope: str
+    request: HttpRequest, params: dict[str, Any], endpoint: Endpoint, limit: str
 ) -> tuple[Caller, Standing | None]:
     """Who asks, and how the request stands with the limits. Raises InvalidClient, InvalidToken."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -175,7 +177,7 @@ def _caller(
         token = params.get("access_token")
     client_id = params.get("client_id") if parameters(endpoint)["viewer"].annotation is Caller else None
     if isinstance(token, str) and token.strip():
-        return _identified(partial(viewer_of, token.strip()), limits.of_token(token.strip(), scope))
+        return _identified(partial(viewer_of, token.strip()), limits.of_token(token.strip(), limit))
     if isinstance(client_id, str) and client_id:
         return _identified(partial(_nobody, client_id), limits.of_client(client_id))
     raise InvalidClient("Missing client_id or access_token URL parameter.")

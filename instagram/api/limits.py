@@ -49,10 +49,10 @@ class Standing:
     wait: int
 
 
-def of_token(token: str, scope: str = "") -> list[Limit]:
-    """The limits of an access token: on all its requests, and on those that write with a scope if one is given."""
+def of_token(token: str, name: str = "") -> list[Limit]:
+    """The limits of an access token: on all its requests, and the limit `name` if there is one."""
     subject = _hash(f"token {token}")
-    return [_limit(subject, name) for name in ("requests", scope) if name in settings.RATE_LIMITS]
+    return [_limit(subject, name) for name in ("requests", name) if name in settings.RATE_LIMITS]
 
 
 def of_client(client_id: str) -> list[Limit]:

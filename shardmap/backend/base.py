@@ -20,7 +20,12 @@ from psycopg2 import errorcodes, extensions
 from shardmap.shards import PLACEHOLDER, ShardMoved, current_shard, schema_name
 
 CONNECT_SECONDS = 2
-NOT_THERE = (errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_FUNCTION, errorcodes.INVALID_SCHEMA_NAME)
+NOT_THERE = (
+    errorcodes.UNDEFINED_TABLE,
+    errorcodes.UNDEFINED_FUNCTION,
+    errorcodes.INVALID_SCHEMA_NAME,
+    errorcodes.INSUFFICIENT_PRIVILEGE,  # where a shard is being copied to
+)
 SCHEMA = re.compile(r"\bshard(\d{4})\b")
 CONNECTED = (extensions.STATUS_READY, extensions.STATUS_BEGIN)
 

@@ -166,8 +166,8 @@ def run_or_die(admin, sql, params=None):
         killed()
     return run(admin, sql, params)
 
-def tell_and_die(begun):
-    tell(begun)
+def tell_and_die(*args):
+    tell(*args)
     killed()
 
 moves._run = run_or_die

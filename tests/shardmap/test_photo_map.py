@@ -106,7 +106,7 @@ def test_an_entry_takes_at_most_11_bytes(monkeypatch):
 
 def test_narrower_windows_from_some_time_on(monkeypatch):
     begin = 450_000_000_000
-    ids = [(begin + ms) << 23 | 7 << 10 for ms in range(-3 * 10**8, 3 * 10**8, 10**5 + 1)]
+    ids = [(begin + ms) << 23 | 7 << 10 for ms in range(-3 * 10**9, 3 * 10**9, 10**6 + 1)]
     monkeypatch.setattr(settings, "MAP_WINDOWS", [(begin, 25), (0, 27)])
     addresses = [photo_map._address(photo) for photo in ids]
     assert len(set(addresses)) == len(ids)
