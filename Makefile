@@ -2,6 +2,6 @@
 PYTHON ?= python3
 
 run up down status logs test clean:
-	@$(PYTHON) deploy/local/stack.py $@ $(ARGS)
+	@$(PYTHON) deploy/local/stack.py $@ $(if $(ARGS),-- $(ARGS))
 
 .PHONY: run up down status logs test clean

@@ -50,9 +50,12 @@ def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
         for row_id, name in jobs
     ]
     try:
-        submitted = _client().submit_multiple_jobs(
-            requests, background=True, wait_until_complete=False, poll_timeout=SUBMIT_SECONDS
-        )
+        try:
+            submitted = _submit(requests)
+        except gearman.errors.GearmanError:
+            # A kept connection may be the corpse of a gearmand that has restarted since: once more, with a new one.
+            _drop_client()
+            submitted = _submit(requests)
         if any(request.timed_out or request.state == gearman.JOB_UNKNOWN for request in submitted):
             raise Unavailable(f"no answer within {SUBMIT_SECONDS} s")
     except gearman.errors.GearmanError as error:
@@ -61,6 +64,12 @@ def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
     except Unavailable:
         _drop_client()
         raise
+
+
+def _submit(requests: list[dict]) -> list[gearman.job.GearmanJobRequest]:
+    return _client().submit_multiple_jobs(
+        requests, background=True, wait_until_complete=False, poll_timeout=SUBMIT_SECONDS
+    )
 
 
 def pack(database: str, row_id: int) -> bytes:

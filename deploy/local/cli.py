@@ -355,7 +355,7 @@ def main(arguments: list[str]) -> int:
             case "logs":
                 return logs(default, options.program)
             case "test":
-                return test(options.rest)
+                return test([argument for argument in options.rest if argument != "--"])
             case "clean":
                 return clean(options.stack) or 0
             case "ctl":

@@ -18,7 +18,7 @@ from tests.accounts.test_oauth import Browser, Client
 from tests.notifications.developer import geography_at
 from tests.support import PASSWORD, Person, get, jpeg, new_username
 
-MADE_UP = 12  # requests an operation, beside some dozens that try the boundaries of each parameter
+MADE_UP = 8  # requests an operation, beside some dozens that try the boundaries of each parameter
 
 CONFIG = {
     "suppress-health-check": ["too_slow"],  # says more of the machine
