@@ -86,7 +86,7 @@ def eventually(condition, seconds: float = 15):
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {inspect.getsource(condition)}"
-        time.sleep(0.05)
+        threading.Event().wait(0.05)
     return result
 
 
