@@ -1,6 +1,6 @@
 """The endpoints of the home feed, of the popular page and of the activity."""
 
-from accounts.tokens import Caller, Viewer, require_phone
+from accounts.tokens import Caller, Viewer
 from accounts.types import Count, Cursor, Id
 from feeds import activity, popular, schemas, services
 from photos.schemas import Media, media_for, media_id
@@ -25,7 +25,6 @@ def popular_media(viewer: Caller, count: Count = 20) -> list[Media]:
 
 
 def get_activity(viewer: Viewer, count: Count = 20, cursor: Id = MAX_ID) -> tuple[list[schemas.Activity], Cursor]:
-    """What others did that concerns you, newest first; likes on one photo come together. For the phone app alone."""
-    require_phone(viewer)
+    """What others did that concerns you, newest first; likes on one photo come together."""
     groups, next_cursor = activity.read(viewer.user_id, cursor, count)
     return [schemas.activity(group) for group in groups], {} if next_cursor is None else {"cursor": str(next_cursor)}

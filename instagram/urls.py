@@ -44,7 +44,7 @@ urlpatterns = [
     route("v1/accounts/avatar", GET=photos.get_avatar, POST=photos.change_avatar, DELETE=photos.remove_avatar),
     route("v1/accounts/password", POST=accounts.change_password),
     route("v1/users/self/feed", GET=feeds.home_feed),
-    route("v1/users/self/activity", GET=feeds.get_activity),
+    route("v1/users/self/activity", GET=("relationships", feeds.get_activity)),
     route("v1/users/self/requested-by", GET=("relationships", accounts.requested_by)),
     route("v1/users/self/media/liked", GET=photos.liked_media),
     route("v1/users/search", GET=accounts.search_users),

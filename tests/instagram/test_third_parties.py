@@ -13,7 +13,6 @@ CALLS = [
     ("GET", "accounts/avatar", {}),
     ("POST", "accounts/avatar", {"upload_id": "0" * 32}),
     ("DELETE", "accounts/avatar", {}),
-    ("GET", "users/self/activity", {}),
     ("GET", "push/devices", {}),
     ("POST", "push/devices", {"token": "ab" * 32, "environment": "production"}),
     ("DELETE", "push/devices", {"token": "ab" * 32}),
@@ -40,6 +39,13 @@ def test_only_the_phone_app_may(app, method, path, form):
     assert "only the phone app may" in answer["meta"]["error_message"]
 
 
+def test_who_asks_to_follow_is_told_with_a_scope_alone(app):
+    one = Person()
+    one.token = Client(Browser(Person())).token_of(Browser(one))
+    for path in ("users/self/activity", "users/self/requested-by"):
+        assert one.call("GET", path).json()["meta"]["error_type"] == "OAuthPermissionsException"
+        assert app.get(path) == []
+
+
 def test_that_app_may_do_the_rest(app):
     assert app.get("users/self")["id"] == str(app.id)
-    assert app.get("users/self/requested-by") == []
