@@ -12,6 +12,7 @@ from shardmap.ids import SEQUENCE_BITS, SHARD_BITS
 from shardmap.redis_client import redis_client
 
 # A production shard: 14 million users and 300 million photos on 4096 shards, over some 500 days.
+SHARDS = 4096
 USERS_A_SHARD = 3_400
 PHOTOS_A_WINDOW = 220
 OTHERS = 500_000  # entries of what is compared: enough to tell bytes by
@@ -24,7 +25,8 @@ Owners = dict[int, int]
 
 
 def run(n: int = 1_000_000) -> dict[str, float]:
-    url = settings.REDIS_SHARDMAP_URL
+    url, shards = settings.REDIS_SHARDMAP_URL, settings.LOGICAL_SHARDS
+    settings.LOGICAL_SHARDS = SHARDS
     settings.REDIS_SHARDMAP_URL = f"{url.rpartition('/')[0]}/{SCRATCH_DATABASE}"
     redis = redis_client(settings.REDIS_SHARDMAP_URL)
     try:
@@ -37,7 +39,7 @@ def run(n: int = 1_000_000) -> dict[str, float]:
         lookups = _lookups_a_second(sample)
     finally:
         redis.flushdb()
-        settings.REDIS_SHARDMAP_URL = url
+        settings.REDIS_SHARDMAP_URL, settings.LOGICAL_SHARDS = url, shards
     return {
         "entries": n,
         "bytes an entry": round(used, 2),
@@ -67,16 +69,16 @@ def _measure(redis: Redis, n: int, write: Callable[[Owners], None]) -> tuple[flo
 
 def _batches(n: int) -> Iterator[Owners]:
     """n photos of random owners at random times, window by window, with the IDs that next_id() makes."""
-    shards, bits = settings.LOGICAL_SHARDS, settings.MAP_WINDOWS[-1][1]
+    bits = settings.MAP_WINDOWS[-1][1]
     window = NOW_MS >> bits
     batch: Owners = {}
     while n:
-        for shard in range(shards):
+        for shard in range(SHARDS):
             count = min(n, round(random.gauss(PHOTOS_A_WINDOW, PHOTOS_A_WINDOW**0.5)))
             for rest in random.sample(range(1 << bits), count):
                 # Each millisecond begins with sequence 0 (shardmap/ids.py).
                 photo = (window << bits | rest) << (SHARD_BITS + SEQUENCE_BITS) | shard << SEQUENCE_BITS
-                batch[photo] = random.randrange(USERS_A_SHARD) * shards + shard
+                batch[photo] = random.randrange(USERS_A_SHARD) * SHARDS + shard
             n -= count
             if len(batch) >= photo_map.BATCH or not n:
                 yield batch
