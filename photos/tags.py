@@ -130,27 +130,27 @@ def _note(owner_id: int, photo_id: int, add: Iterable[str] = (), remove: Iterabl
 
 def _list(name: str, photo_id: int, owner_id: int) -> None:
     with logical_shard_transaction(shard_of_tag(name)):
-        # The tag is locked before the tagging gets its place, so that none appears below one that was seen before.
         Tag.objects.get_or_create(name=name)
-        Tag.objects.select_for_update().get(name=name)
+        # Locked before the tagging gets its place, so that none appears below one that was seen before.
+        tag = Tag.objects.select_for_update().get(name=name)
         _, created = Tagging.objects.get_or_create(name=name, photo_id=photo_id, defaults={"owner_id": owner_id})
         if created:
-            _count(name, +1)
+            _count(tag, +1)
             enqueue("notifications.tagged", owner_id=owner_id, photo_id=photo_id, name=name)
 
 
 def _unlist(name: str, photo_id: int) -> None:
     with logical_shard_transaction(shard_of_tag(name)):
         if Tagging.objects.filter(name=name, photo_id=photo_id).delete()[0]:
-            _count(name, -1)
+            _count(Tag.objects.select_for_update().get(name=name), -1)
 
 
-def _count(name: str, change: int) -> None:
-    tag = Tag.objects.select_for_update().get(name=name)
+def _count(tag: Tag, change: int) -> None:
+    """Changes a tag's number of photos; it must be locked."""
     before, tag.media_count = tag.media_count, tag.media_count + change
     tag.save(update_fields=["media_count"])
     if before.bit_length() != tag.media_count.bit_length():
-        enqueue("photos.rank_tag", name=name)
+        enqueue("photos.rank_tag", name=tag.name)
 
 
 def shard_of_tag(name: str) -> int:
