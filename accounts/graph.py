@@ -15,7 +15,7 @@ from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.models import Block, BlockedBy, Edge, Follow, Follower, User
 from accounts.schemas import Relationship
 from accounts.visibility import Sight, sight_of
-from shardmap import cache
+from shardmap import cache, replicas
 from shardmap.fields import NextId
 from shardmap.shards import on_shard, shard_transaction
 from workers.mirror import mirror
@@ -138,7 +138,9 @@ def mirror_follow(follower_id: int, followee_id: int) -> None:
             enqueue("feeds.follow_changed", follower_id=follower_id, followee_id=followee_id)
         # A follow that began before a block and committed after it: the block wins.
         blocked = edge.status and Block.objects.filter(blocker_id=followee_id, blocked_id=follower_id).exists()
-    cache.forget_surely(EDGES.key(follower_id), COUNTS.key(follower_id), COUNTS.key(followee_id))
+    # Either of them may have done this: it is a follow of the one, or an approval of the other.
+    writers = replicas.keys_of_writers(follower_id, followee_id)
+    cache.forget_surely(EDGES.key(follower_id), COUNTS.key(follower_id), COUNTS.key(followee_id), *writers)
     if blocked:
         unfollow(follower_id, followee_id)
     elif edge.status == Edge.REQUESTED and User.objects.filter(id=followee_id, is_private=False).exists():
@@ -222,7 +224,8 @@ def _people(viewer_id: int | None, edges: QuerySet, column: str, cursor: int | N
     if cursor is not None:
         edges = edges.filter(since__lt=cursor)
     # One more than asked for tells whether there is a next page.
-    rows = list(edges.order_by("-since").values_list(column, "since")[: count + 1])
+    wanted = edges.order_by("-since").values_list(column, "since")[: count + 1]
+    rows = replicas.first_page(wanted, viewer_id) if cursor is None else list(wanted)
     page = rows[:count]
     users, *sight = cache.fetch((USERS, [user_id for user_id, _ in page]), *sight_of(viewer_id))
     viewer = Sight.of(viewer_id, *sight)

@@ -87,6 +87,13 @@ for _server in env.get("SHARD_SERVERS", "").split():
     _alias, _url = _server.split("=", 1)
     DATABASES[_alias] = _database(_url)
     SHARD_SERVERS.append(_alias)
+# The streaming replicas of some of them, or of none (shardmap/replicas.py). Their aliases are no shard servers: nothing
+# is written, migrated or looked for there.
+SHARD_REPLICAS: dict[str, str] = {}
+for _server in env.get("SHARD_REPLICAS", "").split():
+    _alias, _url = _server.split("=", 1)
+    SHARD_REPLICAS[_alias] = f"{_alias}_replica"
+    DATABASES[SHARD_REPLICAS[_alias]] = _database(_url)
 # The same servers as a superuser reaches them, not through pgbouncer: for moving shards, so for the operator's shell
 # alone. The local stack has one operator, and puts them here.
 SHARD_ADMINS = dict(server.split("=", 1) for server in env.get("SHARD_ADMINS", "").split())

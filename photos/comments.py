@@ -12,7 +12,7 @@ from accounts.visibility import Sight, sight_of
 from photos.cached import MEDIA
 from photos.models import Comment, Photo, Status
 from photos.services import get
-from shardmap import cache
+from shardmap import cache, replicas
 from shardmap.ids import shard_of_id
 from shardmap.scatter import scatter
 from shardmap.shards import on_shard, shard_transaction
@@ -111,7 +111,8 @@ def comments_on(viewer_id: int | None, ref: Ref, cursor: int | None, count: int)
         if cursor is not None:
             comments = comments.filter(id__lt=cursor)
         # One more than asked for tells whether there is a next page.
-        rows = list(comments.order_by("-id").values("id", "user_id", "text")[: count + 1])
+        wanted = comments.order_by("-id").values("id", "user_id", "text")[: count + 1]
+        rows = replicas.first_page(wanted, viewer_id) if cursor is None else list(wanted)
     page = rows[:count]
     users, *sight = cache.fetch((USERS, [row["user_id"] for row in page]), *sight_of(viewer_id))
     viewer = Sight.of(viewer_id, *sight)

@@ -11,7 +11,8 @@ from photos.cached import LIKED, MEDIA, liked_id
 from photos.models import Like, Liked, Photo, Status
 from photos.services import get
 from photos.visible import Row, page
-from shardmap import cache
+from shardmap import cache, replicas
+from shardmap.ids import MAX_ID
 from shardmap.shards import on_shard, shard_transaction
 from workers.mirror import mirror
 from workers.outbox import enqueue
@@ -41,7 +42,8 @@ def likers_of(
         if cursor is not None:
             likes = likes.filter(since__lt=cursor)
         # One more than asked for tells whether there is a next page.
-        rows = list(likes.order_by("-since").values_list("user_id", "since")[: count + 1])
+        wanted = likes.order_by("-since").values_list("user_id", "since")[: count + 1]
+        rows = replicas.first_page(wanted, viewer_id) if cursor is None else list(wanted)
     page = rows[:count]
     users, *sight = cache.fetch((USERS, [user_id for user_id, _ in page]), *sight_of(viewer_id))
     viewer = Sight.of(viewer_id, *sight)
@@ -62,7 +64,8 @@ def liked_by(user_id: int, max_like_id: int, count: int) -> tuple[list[dict], in
     def rows_below(position: int, count: int) -> list[Row]:
         with on_shard(user_id):
             liked = Liked.objects.filter(user_id=user_id, since__lt=position).order_by("-since")
-            return list(liked.values_list("photo_id", "owner_id", "since")[:count])
+            wanted = liked.values_list("photo_id", "owner_id", "since")[:count]
+            return replicas.first_page(wanted, user_id) if position == MAX_ID else list(wanted)
 
     photos, _, last = page(user_id, rows_below, max_like_id, count)
     return photos, last
@@ -83,7 +86,8 @@ def unlike_some_of(user_id: int) -> bool:
 def mirror_like(user_id: int, photo_id: int, owner_id: int) -> None:
     """The rest of `like` and `unlike`, as a job: whatever of it the request did not get to."""
     _mirror(user_id, photo_id, owner_id)
-    cache.forget_surely(MEDIA.key(photo_id), LIKED.key(liked_id(user_id, photo_id)))
+    keys = MEDIA.key(photo_id), LIKED.key(liked_id(user_id, photo_id)), *replicas.keys_of_writers(user_id)
+    cache.forget_surely(*keys)
 
 
 def _set(user_id: int, photo: dict, *, liked: bool) -> None:

@@ -22,7 +22,7 @@ from photos import places, storage
 from photos.cached import MEDIA
 from photos.imaging import MAX_BYTES, NotAPicture, render
 from photos.models import Avatar, Comment, Like, Photo, Status
-from shardmap import cache, photo_map
+from shardmap import cache, photo_map, replicas
 from shardmap.batches import delete_all
 from shardmap.ids import MAX_ID, shard_of_id
 from shardmap.scatter import scatter
@@ -126,7 +126,7 @@ def process(owner_id: int, photo_id: int) -> None:
     if photo.status == Status.DELETED:
         storage.delete_renditions(photo.upload_id)  # photos.bury may have come before they were written
     drop_upload(owner_id, photo.upload_id)
-    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
+    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id), *replicas.keys_of_writers(owner_id))
 
 
 def render_upload(owner_id: int, upload_id: str, row: QuerySet) -> dict[str, bytes]:
@@ -169,7 +169,7 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
             if "#" in photo.caption:
                 enqueue("photos.tag", owner_id=photo.owner_id, photo_id=photo.id)
             _tell_mentioned(photo, photo.caption)
-    cache.forget(MEDIA.key(photo.id), COUNTS.key(photo.owner_id))
+    cache.forget(MEDIA.key(photo.id), COUNTS.key(photo.owner_id), *replicas.keys_of_writers(photo.owner_id))
 
 
 def _tell_mentioned(photo: Photo, text: str) -> None:
@@ -274,7 +274,8 @@ def recent_of(
     with on_shard(owner_id):
         photos = Photo.objects.filter(owner_id=owner_id, status=Status.READY, id__gt=above, id__lt=below)
         # One more than asked for tells whether there is a next page.
-        ids = list(photos.order_by("-id").values_list("id", flat=True)[: count + 1])
+        wanted = photos.order_by("-id").values_list("id", flat=True)[: count + 1]
+        ids = replicas.first_page(wanted, viewer_id) if below == MAX_ID else list(wanted)
     page = ids[:count]
     (media,) = cache.fetch((MEDIA, page))
     photos = [media[photo_id] for photo_id in page if photo_id in media]

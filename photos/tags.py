@@ -10,7 +10,8 @@ from accounts.errors import NotFound
 from photos.cached import MEDIA
 from photos.models import Comment, Photo, Status, Tag, Tagging, TagName
 from photos.visible import Row, page
-from shardmap import cache
+from shardmap import cache, replicas
+from shardmap.ids import MAX_ID
 from shardmap.scatter import scatter
 from shardmap.shards import logical_shard_transaction, on_logical_shard, on_shard, shard_transaction
 from workers.mirror import mirror
@@ -46,7 +47,7 @@ def retag(owner_id: int, photo_id: int) -> None:
         _note(owner_id, photo_id, remove=noted - wanted)
 
     mirror(lambda: _wanted(owner_id, photo_id), write)
-    cache.forget_surely(MEDIA.key(photo_id))
+    cache.forget_surely(MEDIA.key(photo_id), *replicas.keys_of_writers(owner_id))
 
 
 def get_tag(name: str) -> tuple[str, int]:
@@ -72,7 +73,8 @@ def media_of(
     def rows_below(position: int, count: int) -> list[Row]:
         with _on_shard_of(name):
             taggings = Tagging.objects.filter(name=name, since__lt=position, since__gt=above).order_by("-since")
-            return list(taggings.values_list("photo_id", "owner_id", "since")[:count])
+            wanted = taggings.values_list("photo_id", "owner_id", "since")[:count]
+            return replicas.first_page(wanted, viewer_id) if position == MAX_ID else list(wanted)
 
     return page(viewer_id, rows_below, below, count)
 

@@ -22,6 +22,8 @@ class ShardRouter:
         `migrate_shards` runs sharded migrations inside `on_logical_shard`; outside it, `migrate` makes the other
         tables.
         """
+        if db in settings.SHARD_REPLICAS.values():
+            return False
         sharded = is_sharded(model) if model is not None else hints.get("sharded", False)
         if sharded or current_shard_or_none() is not None:
             return sharded and current_shard_or_none() is not None

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.local import machine
+from deploy.local.data import prepare_data, prepare_replicas
 from deploy.local.layout import LINK, LOCAL, ROOT, VENV, Failed, Stack, make_dir, prepare_local_dir, write
 from deploy.local.machine import last_lines, step
 from deploy.local.ports import OFFSETS
@@ -53,15 +54,19 @@ def up(name: str) -> None:
         write(stack.dir / "env", "".join(f"{key}={value}\n" for key, value in stack.environment().items()))
         write(stack.conf / "supervisord.conf", supervisor_conf(stack, programs))
         for program in programs:
-            prepare_data(stack, program)
+            if not program.primary:
+                prepare_data(stack, program)
         supervisor = Supervisor(stack)
         if supervisor.pid() and (not supervisor.answers() or supervisor.started_at() < newest(configuration(stack))):
             with step("stopping: the configuration is newer than what runs"):
                 supervisor.stop()
         if not supervisor.pid():
             supervisor.start()
-        start_and_wait(supervisor, [program for program in programs if not program.is_app])
+        start_and_wait(supervisor, [program for program in programs if not program.is_app and not program.primary])
         prepare_servers(stack)
+        replicas = [program for program in programs if program.primary]
+        prepare_replicas(stack, supervisor, replicas)
+        start_and_wait(supervisor, replicas)
         migrate(stack)
         app = [program for program in programs if program.is_app]
         stop_if_outdated(supervisor, app)
@@ -77,34 +82,6 @@ def configuration(stack: Stack) -> list[Path]:
 
 def newest(files: list[Path]) -> float:
     return max(file.stat().st_mtime for file in files)
-
-
-def prepare_data(stack: Stack, program: Program) -> None:
-    """The directory of what a program keeps; for Postgres, a new cluster."""
-    data = stack.data(program.name)
-    if data.exists():
-        return
-    make_dir(data.parent)
-    draft = data.with_suffix(".new")  # so that a cluster half made is not taken for one
-    shutil.rmtree(draft, ignore_errors=True)
-    make_dir(draft, program.user, 0o700)
-    if program.name.startswith("postgres"):
-        password = stack.conf / "initdb.password"
-        write(password, stack.secrets["postgres_password"], program.user)
-        with step(f"creating {program.name}"):
-            machine.logged(
-                [
-                    str(machine.postgres_bin() / "initdb"),
-                    *("-D", str(draft), "--username=postgres", f"--pwfile={password}"),
-                    *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"),
-                ],
-                stack.logs / f"{program.name}.initdb.log",
-                "initdb failed.",
-                cwd=data.parent,
-                **({"user": program.user, "group": program.user, "extra_groups": []} if program.user else {}),
-            )
-        password.unlink()
-    draft.rename(data)
 
 
 def start_and_wait(supervisor: Supervisor, programs: list[Program]) -> None:
@@ -266,7 +243,7 @@ def status(name: str) -> int:
         for process in processes:
             all_run &= process["statename"] == "RUNNING"
             port = supervisor.stack.ports.get(program.removeprefix("nginx_").replace("seaweedfs", "s3"), "")
-            print(f"{process['name']:16}{port!s:6}{process['statename']:10}{process['description']}")
+            print(f"{process['name']:19}{port!s:6}{process['statename']:10}{process['description']}")
     return 0 if all_run else 1
 
 

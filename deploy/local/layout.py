@@ -41,8 +41,11 @@ def local_dir() -> Path:
 LINK = ROOT / ".local"
 LOCAL = local_dir()
 
-SECRETS = ("secret_key", "postgres_password", "instagram_password", "redis_password", "supervisor_password",
-           "s3_access_key", "s3_secret_key", "credentials_key")  # fmt: skip
+SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_password", "redis_password",
+           "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key")  # fmt: skip
+
+# `make up REPLICAS=1`: not remembered, so that what runs is what the last `make up` asked for.
+WITH_REPLICAS = os.environ.get("REPLICAS", "0") not in ("", "0")
 
 
 # Where a stack differs from the others. The tests sign up thousands of users, whose passwords guard nothing.
@@ -105,6 +108,10 @@ class Stack:
             f"b={self.postgres_url('pgbouncer', 'shards_b')}",
             "SHARD_ADMINS": f"a={self.admin_url('postgres_a', 'shards_a')} "
             f"b={self.admin_url('postgres_b', 'shards_b')}",
+            "SHARD_REPLICAS": f"a={self.postgres_url('pgbouncer', 'shards_a_replica')} "
+            f"b={self.postgres_url('pgbouncer', 'shards_b_replica')}"
+            if WITH_REPLICAS
+            else "",
             "LOGICAL_SHARDS": "8",
             "REDIS_SHARDMAP_URL": f"{redis}{self.address('redis_shardmap')}/0",
             "REDIS_FEEDS_URL": f"{redis}{self.address('redis_feeds')}/0",

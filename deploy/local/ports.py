@@ -24,6 +24,8 @@ DEV_PORTS = {
     "memcached_1": 8015,
     "memcached_2": 8016,
     "gearmand": 8017,
+    "postgres_a_replica": 8018,
+    "postgres_b_replica": 8019,
     "s3": 8020,
     "s3_grpc": 8021,
     "weed_master": 8022,

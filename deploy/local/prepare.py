@@ -1,4 +1,4 @@
-"""What the app needs to find in the servers of a fresh stack: its role, its databases, its buckets.
+"""What the app needs to find in the servers of a fresh stack: roles, its databases, its buckets.
 
 Run by cli.py with the virtual environment's Python, as `prepare.py <stack>`. Does nothing where all is there.
 """
@@ -17,6 +17,8 @@ from deploy.local.ports import HOST  # noqa: E402
 
 DATABASES = {"postgres_a": ["directory", "shards_a"], "postgres_b": ["shards_b"]}
 
+ROLES = {"instagram": "LOGIN", "replicator": "LOGIN REPLICATION"}  # the app's, the replicas'
+
 # Nothing waits without end. A migration lifts the first with SET LOCAL.
 ROLE_SETTINGS = {
     "statement_timeout": "5s",
@@ -32,10 +34,11 @@ def prepare_postgres(stack: Stack, server: str) -> None:
     )  # fmt: skip
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = 'instagram'")
-        if not cursor.fetchone():
-            cursor.execute("CREATE ROLE instagram LOGIN")
-        cursor.execute("ALTER ROLE instagram PASSWORD %s", [stack.secrets["instagram_password"]])
+        for role, rights in ROLES.items():
+            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
+            if not cursor.fetchone():
+                cursor.execute(f"CREATE ROLE {role} {rights}")
+            cursor.execute(f"ALTER ROLE {role} PASSWORD %s", [stack.secrets[f"{role}_password"]])
         for name, value in ROLE_SETTINGS.items():
             cursor.execute(f"ALTER ROLE instagram SET {name} = %s", [value])
         for database in DATABASES[server]:

@@ -8,11 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.layout import DEPLOY, POSTGRES_USER, ROOT, SERVER_USER, VENV, Stack, make_dir, render, write
+from deploy.local.layout import (
+    DEPLOY,
+    POSTGRES_USER,
+    ROOT,
+    SERVER_USER,
+    VENV,
+    WITH_REPLICAS,
+    Stack,
+    make_dir,
+    render,
+    write,
+)
 from deploy.local.machine import postgres_bin, which
 from deploy.local.ports import HOST
 
 DATABASES = {"directory": "postgres_a", "shards_a": "postgres_a", "shards_b": "postgres_b"}
+REPLICAS = {"postgres_a_replica": "postgres_a", "postgres_b_replica": "postgres_b"}
 
 
 @dataclass
@@ -24,6 +36,7 @@ class Program:
     stop_signal: str = "TERM"
     copies: int = 1
     is_app: bool = False  # started after the migrations
+    primary: str | None = None  # of a replica, which is made of it: started when that runs
 
 
 def programs_of(stack: Stack) -> list[Program]:
@@ -32,6 +45,7 @@ def programs_of(stack: Stack) -> list[Program]:
     return [
         postgres(stack, "postgres_a"),
         postgres(stack, "postgres_b"),
+        *(postgres(stack, name, primary) for name, primary in REPLICAS.items() if WITH_REPLICAS),
         pgbouncer(stack),
         redis(stack, "redis_shardmap", maxmemory_policy="noeviction"),
         redis(stack, "redis_feeds", maxmemory_policy="allkeys-lru"),
@@ -45,14 +59,14 @@ def programs_of(stack: Stack) -> list[Program]:
     ]
 
 
-def postgres(stack: Stack, name: str) -> Program:
+def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
     file = configured(
         stack,
         "postgres/postgresql.conf",
         f"{name}.conf",
         POSTGRES_USER,
         port=stack.ports[name],
-        cluster_name=f"{stack.name}_{name[-1]}",
+        cluster_name=f"{stack.name}_{name.removeprefix('postgres_')}",
         shared_buffers="128MB",
         effective_cache_size="1GB",
         max_wal_size="1GB",
@@ -66,6 +80,7 @@ def postgres(stack: Stack, name: str) -> Program:
         is_up=pg_answers(stack.ports[name]),
         user=POSTGRES_USER,
         stop_signal="INT",  # "fast": breaks off transactions; TERM would wait for clients to leave
+        primary=primary,
     )
 
 
@@ -73,6 +88,9 @@ def pgbouncer(stack: Stack) -> Program:
     userlist = stack.conf / "pgbouncer.users"
     write(userlist, f'"instagram" "{stack.secrets["instagram_password"]}"\n', POSTGRES_USER)
     databases = [f"{name} = host={HOST} port={stack.ports[server]}" for name, server in DATABASES.items()]
+    if WITH_REPLICAS:
+        shards = [(name, f"{server}_replica") for name, server in DATABASES.items() if name != "directory"]
+        databases += [f"{name}_replica = host={HOST} port={stack.ports[it]} dbname={name}" for name, it in shards]
     file = configured(
         stack,
         "pgbouncer/pgbouncer.ini",

@@ -50,7 +50,7 @@ def supervisor_conf(stack: Stack, programs: list[Program]) -> str:
         section = {
             "command": shlex.join(["setpriv", "--pdeathsig", "KILL", *program.command]).replace("%", "%%"),
             "directory": str(ROOT if program.is_app else stack.data(program.name)).replace("%", "%%"),
-            "autostart": not program.is_app,
+            "autostart": not program.is_app and not program.primary,
             "autorestart": True,
             # Never give up: the pause between tries grows by a second each time.
             "startretries": 1_000_000,
@@ -182,6 +182,10 @@ class Supervisor:
         for process in self.rpc.getAllProcessInfo():
             found.setdefault(process["group"], []).append(process)
         return found
+
+    def stop_program(self, name: str) -> None:
+        if any(process["pid"] for process in self.processes()[name]):
+            self.rpc.stopProcessGroup(name)
 
     def runs(self, program: str) -> bool:
         return all(process["statename"] == "RUNNING" for process in self.processes()[program])

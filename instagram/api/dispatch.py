@@ -36,6 +36,7 @@ from accounts.errors import InvalidClient, InvalidParameters, InvalidToken, Scop
 from accounts.tokens import Caller, Client, client_of, viewer_of
 from instagram.api import envelope, limits, signatures
 from instagram.api.limits import Limit, Standing
+from shardmap import replicas
 from shardmap.shards import following_moves
 
 logger = logging.getLogger(__name__)
@@ -161,6 +162,8 @@ def _respond(
         call = partial(endpoint, **arguments, **_checked(endpoint, params | path_params))
         # What an endpoint commits to a shard comes last in it, or may be done twice.
         result = following_moves(call)
+        if method != "GET" and arguments:
+            replicas.note_write_of(caller.user_id)
     except Exception as error:
         return limits.tell(_response_to(request, error), standing)
     data, cursor = result if isinstance(result, tuple) else (result, None)

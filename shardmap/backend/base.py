@@ -2,14 +2,17 @@
 
 - `"logical"` in a statement becomes the current shard's schema (see shardmap.shards); and if a shard's schema is not
   there, the error says so.
-- No answer is waited for longer than DATABASE_ANSWER_SECONDS. Postgres' and pgbouncer's own time-outs need a server
-  that is alive; libpq has none for a peer whose kernel still acknowledges.
+- No answer is waited for longer than DATABASE_ANSWER_SECONDS, or `answering_within` less. Postgres' and pgbouncer's own
+  time-outs need a server that is alive; libpq has none for a peer whose kernel still acknowledges.
 - The health check of a kept connection costs no query: a peer that closed it has made its socket readable.
 """
 
 import re
 import select
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import psycopg2
 from django.conf import settings
@@ -29,6 +32,18 @@ NOT_THERE = (
 SCHEMA = re.compile(r"\bshard(\d{4})\b")
 CONNECTED = (extensions.STATUS_READY, extensions.STATUS_BEGIN)
 
+_patience: ContextVar[float | None] = ContextVar("answer_seconds", default=None)
+
+
+@contextmanager
+def answering_within(seconds: float) -> Iterator[None]:
+    """Inside, a database that does not accept a connection, or answer, in this time is an OperationalError."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
 
 def _swap_schema(execute, sql, params, many, context):
     if PLACEHOLDER in sql:
@@ -43,7 +58,8 @@ def _swap_schema(execute, sql, params, many, context):
 
 def _wait(connection) -> None:
     """psycopg2 calls this to wait for the server; when it raises, psycopg2 closes the connection."""
-    seconds = settings.DATABASE_ANSWER_SECONDS if connection.status in CONNECTED else CONNECT_SECONDS
+    usual = settings.DATABASE_ANSWER_SECONDS if connection.status in CONNECTED else CONNECT_SECONDS
+    seconds = _patience.get() or usual
     deadline = time.monotonic() + seconds
     while (state := connection.poll()) != extensions.POLL_OK:
         poller = select.poll()

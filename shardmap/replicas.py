@@ -1,0 +1,127 @@
+"""Reads from the physical servers' streaming replicas, which may be some seconds old. See docs/sharding.md.
+
+Only first pages of lists are read here: they fill no cache, in which old rows would outlive their invalidation, and
+they decide nothing about who may see what. The pages after the first come from the primary, since time must not run
+backwards between two pages: a row could be on neither of them, or on both.
+
+A replica is asked when two things are known:
+
+- It lacks at most what was committed in the last MOST_BEHIND seconds. About once a second, a process notes where the
+  primary's WAL ends, and asks the replica how far it has come: all that was committed before a note that it has passed
+  is there. That does not depend on clocks, on an idle primary's silence, or on what the replica itself believes: if it
+  has lost its primary and does not know yet, it passes no new note.
+- The viewer has written nothing for QUIET_SECONDS, which is longer. Since when, is in Memcached (QUIET); each write
+  deletes that, and the next read puts it there anew. So whatever Memcached loses, and whoever cannot reach it, only
+  makes reads go to the primary. (A mark that says "has written" would, if lost, show people their past.)
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from functools import cache as once_a_process
+
+from django.conf import settings
+from django.db import Error, connections
+from django.db.models import QuerySet
+
+from shardmap import cache
+from shardmap.backend.base import answering_within
+from shardmap.shards import ShardMoved, current_database
+
+logger = logging.getLogger(__name__)
+
+MOST_BEHIND = 3.0
+# The rest is for a query under way, and for the clocks of app servers, which may differ by a second.
+QUIET_SECONDS = 5.0
+LOOK_SECONDS = 1.0
+SECONDS_DOWN = 5.0  # a replica that failed is left alone for so long
+ANSWER_SECONDS = 0.5  # who waits for longer asks the primary: that answers within milliseconds
+
+# Since when a user has written nothing, as far as is known: the first read after the last write.
+QUIET = cache.Kind("quiet", lambda user_ids: dict.fromkeys(user_ids, time.time()), "since")
+
+
+def first_page(page: QuerySet, viewer_id: int | None) -> list:
+    """The rows of a list's first page, on the current shard, as its viewer (None: nobody) may get to see them."""
+    primary = current_database()
+    if primary not in settings.SHARD_REPLICAS or connections[primary].in_atomic_block:
+        return list(page)
+    replica = _replica_of(primary)
+    if replica.is_fresh() and not _has_just_written(viewer_id):
+        try:
+            with answering_within(ANSWER_SECONDS):
+                return list(page.using(replica.alias))
+        except ShardMoved:
+            pass  # or it has not moved yet, there; the primary knows
+        except Error as error:
+            replica.leave_alone(error)
+    return list(page)
+
+
+def note_write_of(user_id: int) -> None:
+    """To be called between a user's write and the answer that tells of it."""
+    cache.forget(*keys_of_writers(user_id))
+
+
+def keys_of_writers(*user_ids: int) -> list[str]:
+    """The cached keys that a job has to forget when it has carried writes of these users on to another shard."""
+    return [QUIET.key(user_id) for user_id in user_ids] if settings.SHARD_REPLICAS else []
+
+
+def _has_just_written(viewer_id: int | None) -> bool:
+    if viewer_id is None:
+        return False
+    (since,) = cache.fetch((QUIET, [viewer_id]))
+    return time.time() - since[viewer_id] < QUIET_SECONDS
+
+
+class Replica:
+    """What this process knows of a replica."""
+
+    def __init__(self, primary: str) -> None:
+        self.primary, self.alias = primary, settings.SHARD_REPLICAS[primary]
+        self._complete_until = float("-inf")  # it has all that was committed before this time.monotonic()
+        # Where the primary's WAL ended when, as far as the replica has not come there.
+        self._notes: deque[tuple[float, int]] = deque(maxlen=10)
+        self._next_look = 0.0
+        self._looking = threading.Lock()
+
+    def is_fresh(self) -> bool:
+        # One thread looks; the others go by what is known meanwhile.
+        if time.monotonic() >= self._next_look and self._looking.acquire(blocking=False):
+            try:
+                self._look()
+            except Error as error:
+                self.leave_alone(error)
+            finally:
+                self._looking.release()
+        return time.monotonic() - self._complete_until < MOST_BEHIND
+
+    def leave_alone(self, error: Error) -> None:
+        logger.warning("the replica %s is left alone for %s s: %s", self.alias, SECONDS_DOWN, error)
+        self._next_look = time.monotonic() + SECONDS_DOWN
+        self._complete_until = float("-inf")
+        connections[self.alias].close()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        self._next_look = now + LOOK_SECONDS
+        with answering_within(ANSWER_SECONDS):
+            # Flushed, as all is that was acknowledged.
+            self._notes.append((now, _position(self.primary, "pg_current_wal_flush_lsn()")))
+            replayed = _position(self.alias, "pg_last_wal_replay_lsn()")
+        while self._notes and self._notes[0][1] <= replayed:
+            self._complete_until, _ = self._notes.popleft()
+
+
+@once_a_process
+def _replica_of(primary: str) -> Replica:
+    return Replica(primary)
+
+
+def _position(alias: str, function: str) -> int:
+    """A position in the WAL, in bytes from its beginning."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(f"SELECT pg_wal_lsn_diff({function}, '0/0')")
+        return cursor.fetchone()[0]
