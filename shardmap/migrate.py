@@ -115,7 +115,8 @@ def migrate_shard(shard: int, steps: list[Step], alias: str) -> None:
 def migrate_shards(todo: dict[int, list[Step]], progress: Callable[[int], None]) -> None:
     """Migrates shards in parallel; `progress(done so far)` is called after each.
 
-    Stops at the first shard that fails and raises RuntimeError, which names it; what was done stays done.
+    Stops at the first shard that fails and raises RuntimeError, which names it. What was done stays done, after Ctrl-C
+    too.
     """
     for moving in ShardMove.objects.filter(shard__in=todo):
         raise RuntimeError(f"logical shard {moving.shard} is being moved to {moving.target}: finish that, or undo it")
@@ -127,13 +128,16 @@ def migrate_shards(todo: dict[int, list[Step]], progress: Callable[[int], None])
             for connection in connections.all(initialized_only=True):
                 connection.close()
 
-    with ThreadPoolExecutor(SESSIONS_A_SERVER * len(settings.SHARD_SERVERS)) as pool:
+    pool = ThreadPoolExecutor(SESSIONS_A_SERVER * len(settings.SHARD_SERVERS))
+    try:
         futures = {pool.submit(work, shard): shard for shard in sorted(todo)}
         for done, future in enumerate(as_completed(futures), 1):
             if error := future.exception():
-                pool.shutdown(wait=True, cancel_futures=True)
                 shard = futures[future]
                 raise RuntimeError(
                     f"logical shard {shard} ({schema_name(shard)} on {placement()[shard]}): {error}"
                 ) from error
             progress(done)
+    finally:
+        # After a failure or Ctrl-C, those that are under way end, and no other begins.
+        pool.shutdown(cancel_futures=True)

@@ -23,7 +23,8 @@ from deploy.local.layout import (
 from deploy.local.machine import postgres_bin, which
 from deploy.local.ports import HOST
 
-DATABASES = {"directory": "postgres_a", "shards_a": "postgres_a", "shards_b": "postgres_b"}
+# pgbouncer's databases, and the server of each. `bench` is there while `manage.py bench shards` runs.
+DATABASES = {"directory": "postgres_a", "shards_a": "postgres_a", "shards_b": "postgres_b", "bench": "postgres_a"}
 REPLICAS = {"postgres_a_replica": "postgres_a", "postgres_b_replica": "postgres_b"}
 
 

@@ -7,19 +7,26 @@ from shardmap import migrate
 from shardmap.models import LogicalShard, ShardMigration
 from shardmap.shards import database_of, placement, schema_name
 
-SPARE = 4095  # no shard of the stack under test
+SPARES = range(4076, 4096)  # no shards of the stack under test
+SPARE = SPARES[-1]
 DATABASE = "a"
 
 
 @pytest.fixture
-def spare_shard():
-    """A logical shard that has a place and nothing else yet."""
-    placement()[SPARE] = DATABASE
-    yield SPARE
-    with connections[DATABASE].cursor() as cursor:
-        cursor.execute(f"DROP SCHEMA IF EXISTS {schema_name(SPARE)} CASCADE")
-    ShardMigration.objects.using(DATABASE).filter(shard=SPARE).delete()
+def spare_shards():
+    """Logical shards that have a place and nothing else yet."""
+    placement().update(dict.fromkeys(SPARES, DATABASE))
+    yield SPARES
+    for shard in SPARES:
+        with connections[DATABASE].cursor() as cursor:
+            cursor.execute(f"DROP SCHEMA IF EXISTS {schema_name(shard)} CASCADE")
+    ShardMigration.objects.using(DATABASE).filter(shard__in=SPARES).delete()
     placement.cache_clear()
+
+
+@pytest.fixture
+def spare_shard(spare_shards):
+    return SPARE
 
 
 def tables(shard: int) -> set[str]:
@@ -53,9 +60,26 @@ def test_an_interrupted_migration_goes_on_where_it_stopped(spare_shard):
     steps = migrate.plan()
     migrate.migrate_shard(spare_shard, steps[:2], placement()[spare_shard])
     assert recorded(spare_shard) == {(app, name) for app, name, _ in steps[:2]}
-    assert migrate.missing(steps) == {spare_shard: steps[2:]}
+    assert migrate.missing(steps)[spare_shard] == steps[2:]
     migrate.migrate_shard(spare_shard, steps, placement()[spare_shard])
     assert tables(spare_shard) == tables(0)
+
+
+def test_ctrl_c_stops_after_the_shards_under_way_and_the_next_run_does_the_rest(spare_shards):
+    steps = migrate.plan()[:2]
+
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        migrate.migrate_shards(dict.fromkeys(spare_shards, steps), interrupt)
+    rest = migrate.missing(steps)
+    assert 0 < len(rest) < len(spare_shards)
+    assert all(recorded(shard) == {(app, name) for app, name, _ in steps} for shard in spare_shards if shard not in rest)
+    counted = []
+    migrate.migrate_shards(rest, counted.append)
+    assert counted == list(range(1, len(rest) + 1))
+    assert migrate.missing(steps) == {}
 
 
 def test_migrating_what_is_up_to_date_changes_nothing(capsys):

@@ -11,6 +11,7 @@ NAMES = {
     "photo": "from POST /v1/media to the top of a follower's feed",
     "shardmap": "bytes an entry and lookups of the photo→user map, beside SET and the recipe of 2011",
     "ids": "rows inserted a second with our IDs, beside a bigserial",
+    "shards": "thousands of logical shards: to make them, to ask them through pgbouncer and directly",
     "fan_out": "deliveries a second into followers' feeds",
 }
 
@@ -28,7 +29,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser) -> None:
         parser.add_argument("name", choices=NAMES, help="; ".join(f"{name}: {what}" for name, what in NAMES.items()))
-        parser.add_argument("--n", type=int, help="how many entries (shardmap)")
+        parser.add_argument("--n", type=int, help="how many entries (shardmap) or shards (shards)")
         parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
 
     def handle(self, *args, **options) -> None:

@@ -21,5 +21,7 @@ class Command(BaseCommand):
                 print(f"all {settings.LOGICAL_SHARDS} logical shards are up to date")
                 return
             migrate_shards(todo, lambda done: draw(done, len(todo), "shards"))
+        except KeyboardInterrupt:
+            raise CommandError("stopped; the next run goes on from here", returncode=130) from None
         except (ValueError, RuntimeError) as error:
             raise CommandError(str(error)) from error
