@@ -94,6 +94,7 @@ class Replica:
                 self._look()
             except Error as error:
                 self.leave_alone(error)
+                connections[self.primary].close()  # or it was the primary that failed, which is asked next
             finally:
                 self._looking.release()
         return time.monotonic() - self._complete_until < MOST_BEHIND
@@ -107,9 +108,9 @@ class Replica:
     def _look(self) -> None:
         now = time.monotonic()
         self._next_look = now + LOOK_SECONDS
+        # Flushed, as all is that was acknowledged.
+        self._notes.append((now, _position(self.primary, "pg_current_wal_flush_lsn()")))
         with answering_within(ANSWER_SECONDS):
-            # Flushed, as all is that was acknowledged.
-            self._notes.append((now, _position(self.primary, "pg_current_wal_flush_lsn()")))
             replayed = _position(self.alias, "pg_last_wal_replay_lsn()")
         while self._notes and self._notes[0][1] <= replayed:
             self._complete_until, _ = self._notes.popleft()
