@@ -95,6 +95,14 @@ class Stack:
     def admin_url(self, server: str, database: str) -> str:
         return f"postgresql://postgres:{self.secrets['postgres_password']}@{self.address(server)}/{database}"
 
+    def logical_shards(self) -> str:
+        """As many as the stack was made with: `make up LOGICAL_SHARDS=4096` before there is one, or 8."""
+        wanted, file = os.environ.get("LOGICAL_SHARDS"), self.dir / "env"
+        made_with = re.search(r"^LOGICAL_SHARDS=(\d+)$", file.read_text() if file.exists() else "", re.MULTILINE)
+        if made_with and wanted not in (None, made_with[1]):
+            raise Failed(f"This stack has {made_with[1]} logical shards. To make one of {wanted}: `make clean` first.")
+        return made_with[1] if made_with else wanted or "8"
+
     def environment(self) -> dict[str, str]:
         """The app's settings."""
         redis = f"redis://:{self.secrets['redis_password']}@"
@@ -112,7 +120,7 @@ class Stack:
             f"b={self.postgres_url('pgbouncer', 'shards_b_replica')}"
             if WITH_REPLICAS
             else "",
-            "LOGICAL_SHARDS": "8",
+            "LOGICAL_SHARDS": self.logical_shards(),
             "REDIS_SHARDMAP_URL": f"{redis}{self.address('redis_shardmap')}/0",
             "REDIS_FEEDS_URL": f"{redis}{self.address('redis_feeds')}/0",
             "MEMCACHED": f"{self.address('memcached_1')},{self.address('memcached_2')}",

@@ -114,6 +114,14 @@ def test_up_again_changes_nothing():
     assert pids() == before
 
 
+def test_another_number_of_logical_shards_is_refused_before_anything_is_touched(monkeypatch):
+    monkeypatch.setenv("LOGICAL_SHARDS", "16")
+    before = pids()
+    done = stack("up")
+    assert (done.returncode, pids()) == (1, before)
+    assert "has 8 logical shards. To make one of 16" in done.stderr
+
+
 def test_up_after_a_change_of_code_restarts_the_app_alone():
     before = pids()
     (layout.ROOT / "manage.py").touch()

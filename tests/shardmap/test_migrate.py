@@ -75,11 +75,24 @@ def test_ctrl_c_stops_after_the_shards_under_way_and_the_next_run_does_the_rest(
         migrate.migrate_shards(dict.fromkeys(spare_shards, steps), interrupt)
     rest = migrate.missing(steps)
     assert 0 < len(rest) < len(spare_shards)
-    assert all(recorded(shard) == {(app, name) for app, name, _ in steps} for shard in spare_shards if shard not in rest)
+    assert all(
+        recorded(shard) == {(app, name) for app, name, _ in steps} for shard in spare_shards if shard not in rest
+    )
     counted = []
     migrate.migrate_shards(rest, counted.append)
     assert counted == list(range(1, len(rest) + 1))
     assert migrate.missing(steps) == {}
+
+
+def test_the_status_says_where_the_shards_are_and_how_many_lack_migrations(spare_shards, capsys):
+    call_command("shards", "status")
+    a, b = (line.split() for line in capsys.readouterr().out.splitlines()[1:3])
+    on_a = LogicalShard.objects.filter(database="a").count()
+    on_b = LogicalShard.objects.filter(database="b").count()
+    assert (a[0], a[1], a[-1]) == ("a", str(on_a + len(spare_shards)), str(len(spare_shards)))
+    assert (b[0], b[1], b[-1]) == ("b", str(on_b), "0")
+    assert float(a[2]) > 1
+    assert a[3] == "MB"
 
 
 def test_migrating_what_is_up_to_date_changes_nothing(capsys):

@@ -17,12 +17,7 @@ from django.db import connections
 from shardmap import moves
 from shardmap.migrate import missing, plan
 from shardmap.models import LogicalShard, ShardMove
-
-SIZES = """
-    SELECT coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)
-    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname ~ '^shard[0-9]{4}$' AND relkind IN ('r', 'S')
-"""
+from shardmap.shards import placement
 
 
 class Command(BaseCommand):
@@ -60,13 +55,13 @@ class Command(BaseCommand):
 
 
 def status() -> None:
-    places = Counter(LogicalShard.objects.values_list("database", flat=True))
-    shards = dict(LogicalShard.objects.values_list("shard", "database"))
-    behind = Counter(shards[shard] for shard in missing(plan()))
+    places = Counter(placement().values())
+    behind = Counter(placement()[shard] for shard in missing(plan()))
     print(f"{'server':10}{'shards':>8}{'size':>12}{'lack migrations':>18}")
     for server in settings.SHARD_SERVERS:
         with connections[server].cursor() as cursor:
-            cursor.execute(SIZES)
+            # Of all shards, old copies and the catalogue. Adding up tables takes 5 s where there are 2000 shards.
+            cursor.execute("SELECT pg_database_size(current_database())")
             ((size,),) = cursor.fetchall()
         print(f"{server:10}{places[server]:>8}{size / 2**20:>9.1f} MB{behind[server]:>18}")
     for begun in ShardMove.objects.order_by("shard"):
