@@ -8,16 +8,16 @@ from feeds import home
 from feeds.services import CHUNK
 from shardmap.redis_client import redis_client
 
-FOLLOWERS = 50_000
 FIRST = 10**12  # IDs that no user has
 OWNER = FIRST - 1
 PHOTOS = 5
+PLOTTED = ("deliveries/s",)
 
 
-def run() -> dict[str, float]:
+def run(n: int = 50_000) -> dict[str, float]:
     redis = redis_client(settings.REDIS_FEEDS_URL)
-    followers = range(FIRST, FIRST + FOLLOWERS)
-    chunks = [followers[at : at + CHUNK] for at in range(0, FOLLOWERS, CHUNK)]
+    followers = range(FIRST, FIRST + n)
+    chunks = [followers[at : at + CHUNK] for at in range(0, n, CHUNK)]
     for chunk in chunks:
         with redis.pipeline(transaction=False) as pipeline:
             for follower in chunk:
@@ -41,9 +41,9 @@ def run() -> dict[str, float]:
             for photo in range(1, PHOTOS + 1):
                 for chunk in chunks:
                     deliver(photo, chunk)
-            rates[f"{name}, deliveries/s"] = round(PHOTOS * FOLLOWERS / (time.perf_counter() - start))
+            rates[f"{name}, deliveries/s"] = round(PHOTOS * n / (time.perf_counter() - start))
         assert redis.lindex(home._key(FIRST), 0) == home._text((PHOTOS, OWNER)).encode()
     finally:
         for chunk in chunks:
             redis.unlink(*(home._key(follower) for follower in chunk))
-    return {"followers": FOLLOWERS, "photos": PHOTOS, **rates}
+    return {"followers": n, "photos": PHOTOS, **rates}

@@ -33,6 +33,7 @@ SCRIPT = """
 \\set d0 :shard % 10
 SELECT id, caption FROM shard:d3:d2:d1:d0.photos_photo WHERE owner_id = :shard ORDER BY id DESC LIMIT 20;
 """
+PLOTTED = ("queries/s", "MB of backends")
 # What a process must have done before it can ask a shard.
 START = "from shardmap.shards import database_of; database_of(0)"
 BACKENDS = f"SELECT pid FROM pg_stat_activity WHERE datname = '{DATABASE}' AND usename <> 'postgres'"

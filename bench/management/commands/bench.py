@@ -5,7 +5,7 @@ import os
 import platform
 from importlib import import_module
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 NAMES = {
     "photo": "from POST /v1/media to the top of a follower's feed",
@@ -29,15 +29,23 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser) -> None:
         parser.add_argument("name", choices=NAMES, help="; ".join(f"{name}: {what}" for name, what in NAMES.items()))
-        parser.add_argument("--n", type=int, help="how many entries (shardmap) or shards (shards)")
+        parser.add_argument("--n", type=int, help="how many entries (shardmap), shards (shards), followers (fan_out)")
+        parser.add_argument("--plot", metavar="FILE.png", help="draw what was compared")
         parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
 
     def handle(self, *args, **options) -> None:
         name = options["name"]
         print(f"{name}: {NAMES[name]}\non {machine()}")
         size = {} if options["n"] is None else {"n": options["n"]}
-        result = import_module(f"bench.{name}").run(**size)
+        bench = import_module(f"bench.{name}")
+        if options["plot"] and not hasattr(bench, "PLOTTED"):
+            raise CommandError(f"{name} compares nothing that could be drawn")
+        result = bench.run(**size)
         for key, value in result.items():
             print(f"  {key:32}{value:>14,}")
+        if options["plot"]:
+            from bench.plot import plot  # takes a second to load
+
+            plot(options["plot"], f"{NAMES[name]}\n{machine()}", result, bench.PLOTTED)
         if options["json"]:
             print(json.dumps({"bench": name, "machine": machine(), **result}))
