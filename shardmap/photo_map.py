@@ -26,16 +26,21 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from django.conf import settings
+from redis import Redis
 
-from shardmap.ids import MAX_ID, SEQUENCE_BITS, milliseconds_of_id, shard_of_id
-from shardmap.redis_client import Unavailable, redis_client
+from shardmap.ids import MAX_ID, SEQUENCE_BITS, SHARD_BITS, shard_of_id
+from shardmap.redis_client import Client, Unavailable, ask, nodes, redis_client
 from shardmap.shards import shard_of
 
 logger = logging.getLogger(__name__)
 
 PACKED = 2048  # entries that Redis keeps in a listpack (hash-max-listpack-entries in deploy/redis)
-LOOKED_AT = 1000  # hashes, for a status
+LOOSE_BYTES = 78  # more that an entry takes in a hash with more of them (measured)
+LOOKED_AT = 1000  # random hashes a node, for a status
 FIELD_BYTES = 5
+MILLISECONDS_AT = SHARD_BITS + SEQUENCE_BITS
+SHARD_MASK = (1 << SHARD_BITS) - 1
+SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
 NO_NUMBER = 1 << (8 * FIELD_BYTES - 1)  # makes the first byte no ASCII character
 BATCH = 5000  # entries a round trip in a rebuild
 
@@ -52,44 +57,36 @@ def use_source(source: Source) -> None:
     _source = source
 
 
-def _address(photo_id: int) -> tuple[str, bytes]:
-    """The hash's key, and the field in it."""
-    milliseconds = milliseconds_of_id(photo_id)
-    bits = next(bits for begin, bits in settings.MAP_WINDOWS if milliseconds >= begin)
-    window, rest = milliseconds >> bits, milliseconds & ((1 << bits) - 1)
-    sequence = photo_id & ((1 << SEQUENCE_BITS) - 1)
-    field = b"%d" % rest
-    if sequence:
-        field = (NO_NUMBER | rest << SEQUENCE_BITS | sequence).to_bytes(FIELD_BYTES, "big")
-    # The tag in braces keeps a shard on one node of a Redis Cluster.
-    return f"owners:{{{shard_of_id(photo_id)}}}:{window}", field
+def _addresses(photo_ids: Iterable[int]) -> Iterator[tuple[int, bytes, bytes]]:
+    """For each photo its ID, the hash's key, and the field in it. Called for each lookup, hence all in one place."""
+    windows = settings.MAP_WINDOWS
+    for photo_id in photo_ids:
+        milliseconds = photo_id >> MILLISECONDS_AT
+        for begin, bits in windows:  # noqa: B007  (it is used below)
+            if milliseconds >= begin:
+                break
+        rest = milliseconds & ((1 << bits) - 1)
+        if sequence := photo_id & SEQUENCE_MASK:
+            field = (NO_NUMBER | rest << SEQUENCE_BITS | sequence).to_bytes(FIELD_BYTES, "big")
+        else:
+            field = b"%d" % rest
+        # The tag in braces keeps a shard on one node of a Redis Cluster.
+        yield photo_id, b"owners:{%d}:%d" % (photo_id >> SEQUENCE_BITS & SHARD_MASK, milliseconds >> bits), field
 
 
-def _redis():
+def _redis() -> Client:
     return redis_client(settings.REDIS_SHARDMAP_URL)
 
 
 def _write(owners: Owners) -> None:
-    hashes: dict[str, list[bytes | int]] = {}
-    for photo_id, owner_id in owners.items():
-        key, field = _address(photo_id)
-        hashes.setdefault(key, []).extend((field, owner_id // settings.LOGICAL_SHARDS))
-    with _redis().pipeline(transaction=False) as pipeline:
-        for key, items in hashes.items():
-            pipeline.hset(key, items=items)
-        pipeline.execute()
-
-
-def _read(photo_ids: list[int]) -> Owners:
-    with _redis().pipeline(transaction=False) as pipeline:
-        for photo_id in photo_ids:
-            pipeline.hget(*_address(photo_id))
-        values = pipeline.execute()
-    return {
-        photo_id: int(value) * settings.LOGICAL_SHARDS + shard_of_id(photo_id)
-        for photo_id, value in zip(photo_ids, values, strict=True)
-        if value is not None
-    }
+    """Raises what the first hash met that could not be written."""
+    hashes: dict[bytes, list[bytes]] = {}
+    shards = settings.LOGICAL_SHARDS
+    for photo_id, key, field in _addresses(owners):
+        hashes.setdefault(key, []).extend((field, b"%d" % (owners[photo_id] // shards)))
+    for reply in ask(_redis(), [(b"HSET", key, *items) for key, items in hashes.items()]):
+        if isinstance(reply, Exception):
+            raise reply
 
 
 def remember(photo_id: int, owner_id: int) -> None:
@@ -105,30 +102,42 @@ def owner_of(photo_id: int) -> int | None:
 
 
 def owners_of(photo_ids: Iterable[int]) -> Owners:
-    """The owners of many photos in one round trip to Redis; photos that do not exist are left out.
+    """The owners of many photos in one round trip to each node; photos that do not exist are left out.
 
-    Those that Redis does not know cost a query for each of their shards, and are noted for the next time.
+    Those that Redis does not know cost a query for each of their shards, and are noted for the next time. Those of a
+    node that is away cost the query too.
     """
+    shards = settings.LOGICAL_SHARDS
     wanted = [
         photo_id
         for photo_id in dict.fromkeys(photo_ids)
-        if 0 < photo_id <= MAX_ID and shard_of_id(photo_id) < settings.LOGICAL_SHARDS
+        if 0 < photo_id <= MAX_ID and photo_id >> SEQUENCE_BITS & SHARD_MASK < shards
     ]
     try:
-        owners = _read(wanted)
-    except Unavailable as error:
-        logger.warning("photo map: asking the shards: %s", error)
-        return _read_from_shards(wanted)
-    if unknown := [photo_id for photo_id in wanted if photo_id not in owners]:
+        replies = ask(_redis(), [(b"HGET", key, field) for _, key, field in _addresses(wanted)])
+    except Unavailable as error:  # no node of a cluster answers
+        replies = [error] * len(wanted)
+    answers = list(zip(wanted, replies, strict=True))
+    owners = {
+        photo_id: int(reply) * shards + (photo_id >> SEQUENCE_BITS & SHARD_MASK)
+        for photo_id, reply in answers
+        if type(reply) is bytes
+    }
+    if len(owners) == len(wanted):
+        return owners
+    if unknown := [photo_id for photo_id, reply in answers if reply is None]:
         found = _read_from_shards(unknown)
         _note(found)
         owners |= found
+    if errors := {photo_id: reply for photo_id, reply in answers if isinstance(reply, Exception)}:
+        logger.warning("photo map: asking the shards for %d photos: %s", len(errors), next(iter(errors.values())))
+        owners |= _read_from_shards(list(errors))
     return owners
 
 
 def forget(photo_id: int) -> None:
     """Takes a photo out of the map. Raises `redis_client.Unavailable`: who deletes must know that it happened."""
-    key, field = _address(photo_id)
+    [(_, key, field)] = _addresses([photo_id])
     _redis().hdel(key, field)
 
 
@@ -147,30 +156,30 @@ def rebuild(progress: Callable[[int, int], None]) -> int:
     return total
 
 
-def status() -> dict[str, int | float]:
-    """What Redis says of the map, and what a random sample of its hashes does. Raises `redis_client.Unavailable`."""
-    redis = _redis()
-    memory, hashes = redis.info("memory"), redis.dbsize()
-    with redis.pipeline(transaction=False) as pipeline:
-        for _ in range(min(LOOKED_AT, hashes)):
-            pipeline.randomkey()
-        keys = set(pipeline.execute())
-        for key in keys:
-            pipeline.hlen(key)
-            pipeline.object("encoding", key)
-        answers = pipeline.execute()
-    lengths, encodings = answers[::2], answers[1::2]
-    photos = round(hashes * sum(lengths) / len(keys)) if keys else 0
+def status() -> dict[str, dict[str, float] | Exception]:
+    """What each node says of itself and a random sample of its hashes, or why it says nothing."""
+    return {name: _status_of(node) for name, node in nodes(_redis()).items()}
+
+
+def _status_of(node: Redis) -> dict[str, float] | Exception:
+    try:
+        memory, hashes = node.info("memory"), node.dbsize()
+        keys = set(ask(node, [(b"RANDOMKEY",)] * LOOKED_AT)) - {None}
+        lengths = ask(node, [(b"HLEN", key) for key in keys])
+        encodings = ask(node, [(b"OBJECT", b"ENCODING", key) for key in keys])
+    except Unavailable as error:
+        return error
+    share = hashes / len(keys) if keys else 0  # hashes that one in the sample stands for
+    loose = [length for length, encoding in zip(lengths, encodings, strict=True) if encoding != b"listpack"]
     return {
         "hashes": hashes,
-        "photos, about": photos,
-        "MB used": round(memory["used_memory"] / 2**20, 1),
-        "MB resident": round(memory["used_memory_rss"] / 2**20, 1),
-        "bytes a photo": round(memory["used_memory"] / photos, 1) if photos else 0,
-        "hashes looked at": len(keys),
-        "entries in the fullest": max(lengths, default=0),
-        "entries that are packed": PACKED,
-        "not packed": sum(encoding != b"listpack" for encoding in encodings),
+        "photos": round(share * sum(lengths)),
+        "MB used": memory["used_memory"] / 2**20,
+        "MB resident": memory["used_memory_rss"] / 2**20,
+        "hashes more than half full": round(share * sum(length > PACKED / 2 for length in lengths)),
+        "hashes too full to be packed": round(share * len(loose)),
+        "MB that those cost": share * sum(loose) * LOOSE_BYTES / 2**20,
+        "photos in the fullest": max(lengths, default=0),
     }
 
 

@@ -68,8 +68,8 @@ def _checks() -> dict[str, Callable[[], object]]:
     checks: dict[str, Callable[[], object]] = {}
     for alias in ["default", *settings.SHARD_SERVERS]:
         checks[f"postgres {alias}"] = partial(_select_one, alias)
-    checks["redis shardmap"] = redis_client(settings.REDIS_SHARDMAP_URL).ping
-    checks["redis feeds"] = redis_client(settings.REDIS_FEEDS_URL).ping
+    checks["redis shardmap"] = lambda: redis_client(settings.REDIS_SHARDMAP_URL).ping()
+    checks["redis feeds"] = lambda: redis_client(settings.REDIS_FEEDS_URL).ping()
     # Memcached and gearmand answer this line alike; so no client library with connections to keep is needed.
     for number, server in enumerate(settings.MEMCACHED, 1):
         checks[f"memcached {number}"] = partial(_ask_version, server)

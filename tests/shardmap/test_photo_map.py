@@ -95,7 +95,7 @@ def test_ids_that_look_alike_have_fields_of_their_own():
     milliseconds = [0, 1, 12345, 1 << 26, *(int.from_bytes(digits) >> 10 for digits in (b"12345", b"00000"))]
     sequences = [0, 1, 512, 1023, *(int.from_bytes(digits) & 1023 for digits in (b"12345", b"00000"))]
     ids = {ms << 23 | 7 << 10 | sequence for ms in milliseconds for sequence in sequences}
-    assert len({photo_map._address(photo) for photo in ids}) == len(ids)
+    assert len({address[1:] for address in photo_map._addresses(ids)}) == len(ids)
 
 
 def test_an_entry_takes_at_most_11_bytes(monkeypatch):
@@ -108,35 +108,45 @@ def test_narrower_windows_from_some_time_on(monkeypatch):
     begin = 450_000_000_000
     ids = [(begin + ms) << 23 | 7 << 10 for ms in range(-3 * 10**9, 3 * 10**9, 10**6 + 1)]
     monkeypatch.setattr(settings, "MAP_WINDOWS", [(begin, 25), (0, 27)])
-    addresses = [photo_map._address(photo) for photo in ids]
-    assert len(set(addresses)) == len(ids)
-    before, after = (
-        {key for (key, _), photo in zip(addresses, ids, strict=True) if (photo >> 23 < begin) == early}
-        for early in (True, False)
-    )
+    addresses = list(photo_map._addresses(ids))
+    assert len({address[1:] for address in addresses}) == len(ids)
+    before, after = ({key for photo, key, _ in addresses if (photo >> 23 < begin) == early} for early in (True, False))
     assert not before & after
     assert len(after) == pytest.approx(4 * len(before), rel=0.2)
+
+
+def shown(output: str) -> dict[str, float]:
+    """The table that `shardmap status` begins with."""
+    rows = [line.rsplit(maxsplit=1) for line in output.splitlines() if not line.startswith(("node", "Hashes"))]
+    return {name.strip(): float(value.replace(",", "")) for name, value in rows}
 
 
 def test_the_status_says_how_full_the_hashes_are(photos, capsys):
     for photo, owner in photos.items():
         photo_map.remember(photo, owner)
     call_command("shardmap", "status")
-    shown = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert int(shown["photos, about"].replace(",", "")) >= len(photos)
-    assert int(shown["not packed"]) == 0
+    status = shown(capsys.readouterr().out)
+    assert status["photos"] >= len(photos)
+    assert status["hashes too full to be packed"] == 0
 
 
 def test_a_window_that_is_too_full_still_works_and_the_status_tells(monkeypatch, capsys):
     monkeypatch.setattr(settings, "REDIS_SHARDMAP_URL", settings.REDIS_SHARDMAP_URL.rpartition("/")[0] + "/14")
-    owners = {1 << 50 | n << 23: 8 * n for n in range(photo_map.PACKED + 1)}
+    sizes = {1: photo_map.PACKED + 1, 2: photo_map.PACKED, 3: 10}  # window → photos
+    owners = {window << 50 | n << 23: 8 * n for window, size in sizes.items() for n in range(size)}
     try:
         photo_map._write(owners)
         assert photo_map.owners_of(owners) == owners
         call_command("shardmap", "status")
     finally:
         redis().flushdb()
-    assert "Hashes fill up" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    status = shown(output)
+    assert "Hashes fill up" in output
+    assert status["hashes"] == 3
+    assert status["hashes more than half full"] == 2
+    assert status["hashes too full to be packed"] == 1
+    assert status["photos"] == len(owners)
 
 
 def test_the_map_answers_from_the_shards_while_redis_is_dead_and_from_redis_afterwards(photos, stopped):

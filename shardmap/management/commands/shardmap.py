@@ -13,6 +13,8 @@ from shardmap import photo_map
 from shardmap.progress import draw
 from shardmap.redis_client import Unavailable
 
+FULLEST = "photos in the fullest"
+
 
 class Command(BaseCommand):
     help = __doc__
@@ -28,10 +30,21 @@ class Command(BaseCommand):
 
 
 def status() -> None:
-    result = photo_map.status()
-    for name, value in result.items():
-        print(f"{name:26}{value:>14,}")
-    if result["entries in the fullest"] > photo_map.PACKED / 2:
+    of_nodes = photo_map.status()
+    away = {name: figures for name, figures in of_nodes.items() if isinstance(figures, Exception)}
+    there = {name: figures for name, figures in of_nodes.items() if name not in away}
+    if not there:
+        raise next(iter(away.values()))
+    for name in next(iter(there.values())):
+        values = [figures[name] for figures in there.values()]
+        print(f"{name:30}{max(values) if name == FULLEST else sum(values):>16,.0f}")
+    used, photos = (sum(figures[name] for figures in there.values()) for name in ("MB used", "photos"))
+    print(f"{'bytes a photo':30}{used * 2**20 / photos if photos else 0:>16,.1f}")
+    for name, figures in there.items():
+        print(f"node {name}: {figures['photos']:,.0f} photos, {figures['MB used']:,.0f} MB used")
+    for name, error in away.items():
+        print(f"node {name} is away ({error}): its photos are looked up in the shards")
+    if max(figures[FULLEST] for figures in there.values()) > photo_map.PACKED / 2:
         print("Hashes fill up: let narrower windows begin some weeks from now (MAP_WINDOWS in instagram/settings.py).")
 
 
