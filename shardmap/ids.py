@@ -6,16 +6,26 @@
     | since 2011 | shard      | within ms  |
 
 The layout is Instagram's ("Sharding & IDs at Instagram", 2011). Its `sequence % 1024` repeats an ID as soon as a
-shard makes more than 1024 in one millisecond or the clock steps back. Here the sequence itself is the clock: it
-counts ticks of 1/1024 ms. Each ID takes the next tick; when the sequence is behind the wall clock, it is moved up
-to it, and when it is ahead (a burst, or a clock that stepped back), the ID borrows from the milliseconds to come.
-So a shard's ticks only ever rise, and no ID can come twice.
+shard makes more than 1024 in one millisecond or the clock steps back. Here a sequence is the clock (`id_ticks`): it
+counts ticks of 1/1024 ms, and each ID is the next tick. What keeps a tick from coming twice:
 
-Moving the sequence up is the one step that could race: `nextval` is atomic, "read, compare, setval" is not. Those
-who want to move it queue on an advisory lock, which is held for that moment only. Others may draw `nextval`
-meanwhile, and keep a tick that is not behind their clock. Jumping at least 1024 ticks, a whole millisecond, past our
-own draw lands beyond those, as long as a shard makes fewer in the moment between our two statements (measured: 435 a
-millisecond at most). Should even that fail, the primary key refuses the row; it is never stored twice.
+- A tick is good only in a millisecond that was opened. Opening is done by one session at a time, always for a later
+  millisecond than any that was opened before. `id_opened` remembers that, and only then the clock is moved there.
+- Who draws a tick of the current millisecond has an ID, without a lock. All others queue: the clock is behind, the
+  millisecond is used up, or the wall clock has stepped back. Whoever has the lock draws again, and opens the present
+  millisecond, or the one after the last: the ID borrows from the time to come.
+- Draws alone must not carry the clock on into a millisecond that nobody has opened. So the last quarter of each is
+  not given out: everyone who draws a tick there goes to the queue with that one draw, and to get across takes more
+  sessions than Postgres has connections.
+
+A crash, a promoted replica, a restored backup: what the old server gave out last may be missing from `id_opened`, and
+the new server's clock may be behind the old one's. `id_ticks` is an unlogged sequence, which Postgres resets to 0 in
+all these cases (and not when it was shut down in order), so the first ID afterwards notices. It is SKIP_MS later than
+the last one that this server knows of, and than the last transaction that the replica has got.
+
+The lock belongs to a subtransaction that always ends in an error, for then Postgres itself releases it, at once, also
+when the statement is cancelled at any point; sequences do not roll back. (A session's lock could be left behind in a
+pooled connection; a transaction's would stop all others until COMMIT.)
 """
 
 import datetime
@@ -26,32 +36,44 @@ SEQUENCE_BITS = 10
 MAX_LOGICAL_SHARDS = 1 << SHARD_BITS
 MAX_ID = (1 << 63) - 1
 
-# `"logical"` becomes the schema's name here too, even inside the string from which the shard's number is taken;
-# Postgres folds that constant once a session.
+TICKS = 1 << SEQUENCE_BITS  # of a millisecond
+UNUSED_TICKS = TICKS // 4  # more than max_connections in deploy/postgres; and no shard makes 768 IDs in a millisecond
+# More than a replica is behind, and than Postgres takes to write its log to disk without a COMMIT (0.6 s).
+SKIP_MS = 5_000
+
+# Applied by migrations/0004. To change it, move this text there, so that it stays what it was, and add a migration.
+# `"logical"` becomes the schema's name here too, even inside the string from which the shard's number is taken; and
+# Postgres folds that into a constant.
 NEXT_ID_SQL = f"""
-CREATE SEQUENCE "logical".id_clock AS bigint MINVALUE 0 START 0;
-CREATE FUNCTION "logical".next_id() RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION "logical".next_id() RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    shard constant bigint := ltrim(trim('"logical"', '"'), 'shard')::bigint;
-    lock_class constant int := 1751213924;  -- any number of our own: advisory locks are shared by all of a database
-    now_tick bigint := (floor(date_part('epoch', clock_timestamp()) * 1000)::bigint - {EPOCH_MS}) << {SEQUENCE_BITS};
-    tick bigint := nextval('"logical".id_clock');
+    now_tick bigint := floor(date_part('epoch', clock_timestamp()) * 1000 - {EPOCH_MS})::bigint << {SEQUENCE_BITS};
+    tick bigint := nextval('"logical".id_ticks');
+    opened bigint;
+    lost_after timestamptz;
 BEGIN
-    IF tick < now_tick THEN
+    IF tick - now_tick NOT BETWEEN 0 AND {TICKS - UNUSED_TICKS - 1} THEN
         BEGIN
-            PERFORM pg_advisory_lock(lock_class, shard::int);
-            tick := nextval('"logical".id_clock');
-            IF tick < now_tick THEN
-                tick := setval('"logical".id_clock', greatest(now_tick, tick + 1024));
+            -- Any number of our own and the shard's: advisory locks are shared by all of a database.
+            PERFORM pg_advisory_xact_lock(1751213924, ltrim(trim('"logical"', '"'), 'shard')::int);
+            opened := pg_sequence_last_value('"logical".id_opened');
+            tick := nextval('"logical".id_ticks');
+            IF tick < now_tick OR tick - opened NOT BETWEEN 0 AND {TICKS - UNUSED_TICKS - 1} THEN
+                IF tick < opened THEN  -- Postgres has reset the clock
+                    lost_after := pg_last_xact_replay_timestamp();
+                    opened := {SKIP_MS * TICKS} + greatest(
+                        opened, floor(date_part('epoch', lost_after) * 1000 - {EPOCH_MS})::bigint << {SEQUENCE_BITS});
+                END IF;
+                tick := greatest(now_tick, opened + {TICKS});
+                PERFORM setval('"logical".id_opened', tick);
+                PERFORM setval('"logical".id_ticks', tick);
             END IF;
-            PERFORM pg_advisory_unlock(lock_class, shard::int);
-        EXCEPTION WHEN query_canceled OR OTHERS THEN
-            PERFORM pg_advisory_unlock(lock_class, shard::int);
-            RAISE;
+            RAISE SQLSTATE 'UNLCK';
+        EXCEPTION WHEN SQLSTATE 'UNLCK' THEN
         END;
     END IF;
     RETURN ((tick >> {SEQUENCE_BITS}) << {SHARD_BITS + SEQUENCE_BITS})
-           | (shard << {SEQUENCE_BITS}) | (tick & {(1 << SEQUENCE_BITS) - 1});
+           | (ltrim(trim('"logical"', '"'), 'shard')::bigint << {SEQUENCE_BITS}) | (tick & {TICKS - 1});
 END $$;
 """
 

@@ -196,8 +196,9 @@ def _switch(begun: ShardMove, old: Connection, new: Connection, frozen: Connecti
                 locker.rollback()
                 time.sleep(random.uniform(0.1, 0.5))
                 continue
-            ((tick,),) = _run(old, f"SELECT last_value FROM {schema}.id_clock")
-            _run(new, f"SELECT setval('{schema}.id_clock', greatest(last_value, %s)) FROM {schema}.id_clock", [tick])
+            for sequence in ("id_opened", "id_ticks"):
+                ((value,),) = _run(old, f"SELECT last_value FROM {schema}.{sequence}")
+                _run(new, f"SELECT setval('{schema}.{sequence}', %s)", [value])
             _run(frozen, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             _run(frozen, f"SELECT FROM {schema}.{MARKER}")  # the first query makes the snapshot
             _run(locker, f"ALTER SCHEMA {schema} RENAME TO {left}")

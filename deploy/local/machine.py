@@ -18,7 +18,7 @@ from deploy.local.layout import AS_ROOT, LOCAL, ROOT, VENV, Failed
 # Debian keeps servers in /usr/sbin, which an ordinary user's PATH lacks.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
 
-OLDEST_POSTGRES = 13
+OLDEST_POSTGRES = 15  # unlogged sequences, publications of a schema
 
 # Program → Debian's package. Postgres is looked for on its own, see `postgres_bin`.
 PACKAGES = {

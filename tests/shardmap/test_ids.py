@@ -69,18 +69,6 @@ def test_ids_only_rise_even_in_one_statement():
     assert made == sorted(set(made))
 
 
-def test_ids_go_on_rising_when_the_clock_has_stepped_back():
-    shard = 6
-    (before,) = next_ids(shard, 1)
-    with on_logical_shard(shard), connections[database_of(shard)].cursor() as cursor:
-        # An hour ahead: what the sequence looks like once the clock was set back by an hour.
-        hour = 3600 * 1000 * 1024
-        cursor.execute("""SELECT setval('"logical".id_clock', nextval('"logical".id_clock') + %s)""", [hour])
-        ahead = next_ids(shard, 3)
-        assert before < ahead[0] < ahead[1] < ahead[2]
-        cursor.execute("""SELECT setval('"logical".id_clock', nextval('"logical".id_clock') - %s)""", [hour])
-
-
 def test_first_id_at_is_a_bound_for_times():
     (made,) = next_ids(1, 1)
     second = int(time_of_id(made).timestamp())

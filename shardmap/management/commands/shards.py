@@ -1,6 +1,6 @@
 """Where the logical shards are, and moving them to other physical servers (docs/sharding.md).
 
-shards status             each server: shards, size, migrations that are missing; moves under way; old copies
+shards status             each server: shards, size, missing migrations, IDs ahead of the clock; moves; old copies
 shards move 42 --to b     moves a shard while the site runs, or goes on with a move that was cut short
 shards drain a --to b     moves all shards of a server, one after another
 shards undo 42            takes back a move that has not been switched yet
@@ -15,9 +15,17 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connections
 
 from shardmap import moves
+from shardmap.ids import EPOCH_MS, TICKS
 from shardmap.migrate import missing, plan
 from shardmap.models import LogicalShard, ShardMove
 from shardmap.shards import placement
+
+# In seconds; 0 as long as the clock is where it belongs.
+IDS_AHEAD = f"""
+    SELECT greatest(0, coalesce(max(last_value), 0) / {1000 * TICKS}.0
+                       - (date_part('epoch', clock_timestamp()) - {EPOCH_MS / 1000}))
+    FROM pg_sequences WHERE schemaname ~ '^shard[0-9]{{4}}$' AND sequencename = 'id_opened'
+"""
 
 
 class Command(BaseCommand):
@@ -57,13 +65,15 @@ class Command(BaseCommand):
 def status() -> None:
     places = Counter(placement().values())
     behind = Counter(placement()[shard] for shard in missing(plan()))
-    print(f"{'server':10}{'shards':>8}{'size':>12}{'lack migrations':>18}")
+    print(f"{'server':10}{'shards':>8}{'size':>12}{'lack migrations':>18}{'IDs ahead':>14}")
     for server in settings.SHARD_SERVERS:
         with connections[server].cursor() as cursor:
             # Of all shards, old copies and the catalogue. Adding up tables takes 5 s where there are 2000 shards.
             cursor.execute("SELECT pg_database_size(current_database())")
             ((size,),) = cursor.fetchall()
-        print(f"{server:10}{places[server]:>8}{size / 2**20:>9.1f} MB{behind[server]:>18}")
+            cursor.execute(IDS_AHEAD)
+            ((ahead,),) = cursor.fetchall()
+        print(f"{server:10}{places[server]:>8}{size / 2**20:>9.1f} MB{behind[server]:>18}{ahead:>12.1f} s")
     for begun in ShardMove.objects.order_by("shard"):
         print(f"shard {begun.shard} is on its way from {begun.source} to {begun.target} since {begun.began_at:%F %T}")
     for server, schema in moves.old_copies():
