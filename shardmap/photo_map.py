@@ -84,7 +84,7 @@ def _write(owners: Owners) -> None:
     shards = settings.LOGICAL_SHARDS
     for photo_id, key, field in _addresses(owners):
         hashes.setdefault(key, []).extend((field, b"%d" % (owners[photo_id] // shards)))
-    for reply in ask(_redis(), [(b"HSET", key, *items) for key, items in hashes.items()]):
+    for reply in ask(_redis(), [("HSET", key, *items) for key, items in hashes.items()]):
         if isinstance(reply, Exception):
             raise reply
 
@@ -114,7 +114,7 @@ def owners_of(photo_ids: Iterable[int]) -> Owners:
         if 0 < photo_id <= MAX_ID and photo_id >> SEQUENCE_BITS & SHARD_MASK < shards
     ]
     try:
-        replies = ask(_redis(), [(b"HGET", key, field) for _, key, field in _addresses(wanted)])
+        replies = ask(_redis(), [("HGET", key, field) for _, key, field in _addresses(wanted)])
     except Unavailable as error:  # no node of a cluster answers
         replies = [error] * len(wanted)
     answers = list(zip(wanted, replies, strict=True))
@@ -164,9 +164,9 @@ def status() -> dict[str, dict[str, float] | Exception]:
 def _status_of(node: Redis) -> dict[str, float] | Exception:
     try:
         memory, hashes = node.info("memory"), node.dbsize()
-        keys = set(ask(node, [(b"RANDOMKEY",)] * LOOKED_AT)) - {None}
-        lengths = ask(node, [(b"HLEN", key) for key in keys])
-        encodings = ask(node, [(b"OBJECT", b"ENCODING", key) for key in keys])
+        keys = set(ask(node, [("RANDOMKEY",)] * LOOKED_AT)) - {None}
+        lengths = ask(node, [("HLEN", key) for key in keys])
+        encodings = ask(node, [("OBJECT", "ENCODING", key) for key in keys])
     except Unavailable as error:
         return error
     share = hashes / len(keys) if keys else 0  # hashes that one in the sample stands for

@@ -10,8 +10,8 @@ import hiredis
 import redis
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode
-from redis.exceptions import AskError, RedisClusterException, SlotNotCoveredError, TryAgainError
+from redis.cluster import PRIMARY, ClusterNode
+from redis.exceptions import AskError, RedisClusterException, SlotNotCoveredError
 from redis.retry import Retry
 
 # What any call to Redis may raise when the server is away, slow or still loading.
@@ -116,11 +116,11 @@ def ask(client: Client, commands: Sequence[Command]) -> list:
             replies[place] = error
     for node, places in places_of.items():
         asked = [commands[place] for place in places]
-        answers = _ask_node(node.redis_connection, asked)
+        answers = _ask_node(client.get_redis_connection(node), asked)
         if isinstance(answers[0], (redis.ConnectionError, redis.TimeoutError)):
             client.refresh(lost=node.name)
         for place, command, answer in zip(places, asked, answers, strict=True):
-            replies[place] = _redirected(client, command) if isinstance(answer, (AskError, TryAgainError)) else answer
+            replies[place] = _redirected(client, command, answer) if isinstance(answer, AskError) else answer
     return replies
 
 
@@ -161,9 +161,13 @@ def _ask_node(client: redis.Redis, commands: Sequence[Command]) -> list:
         return [error] * len(commands)
 
 
-def _redirected(client: Cluster, command: Command) -> Any:
-    """The reply to a command whose slot has moved, or is about to; redis-py notes the new place."""
+def _redirected(client: Cluster, command: Command, error: AskError) -> Any:
+    """The reply to a command whose slot has moved, or is moving; redis-py notes the new place."""
+    if client.get_node(error.host, error.port) is None:
+        # A node whose first slot is still on its way: redis-py follows only to those that it knows.
+        node = ClusterNode(error.host, error.port, PRIMARY)
+        client.nodes_manager.nodes_cache[node.name] = node
     try:
         return client.execute_command(*command)
-    except Unavailable as error:
-        return error
+    except Unavailable as failed:
+        return failed
