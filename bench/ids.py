@@ -2,7 +2,6 @@
 
 import threading
 import time
-from statistics import median
 
 from django.db import connections, transaction
 
@@ -26,10 +25,11 @@ def run() -> dict[str, float]:
                 took, repeated = _insert(key, sessions)
                 seconds[name].append(took)
                 duplicates += repeated
-        rows = ROWS_A_SESSION * sessions
-        result |= {f"{name}, {sessions} sessions, rows/s": round(rows / median(seconds[name])) for name in KEYS}
-        ratios = [ours / theirs for ours, theirs in zip(seconds["next_id"], seconds["bigserial"], strict=True)]
-        result[f"times bigserial's time, {sessions} sessions"] = round(median(ratios), 2)
+        # The best of each: whatever else the machine does only adds to it.
+        best = {name: min(took) for name, took in seconds.items()}
+        for name, took in best.items():
+            result[f"{name}, {sessions} sessions, rows/s"] = round(ROWS_A_SESSION * sessions / took)
+        result[f"times bigserial's time, {sessions} sessions"] = round(best["next_id"] / best["bigserial"], 2)
         result[f"duplicates, {sessions} sessions"] = duplicates
     return result
 
