@@ -174,6 +174,7 @@ def test_a_replica_that_falls_behind_is_asked_no_more_until_it_has_caught_up(sta
     monkeypatch.setattr(replicas, "MOST_BEHIND", 1)
     eventually(lambda: fan.username in followers(star, **NOBODY))
     paused.run("SELECT pg_wal_replay_resume()")
+    eventually(paused.has_all)
     eventually(replicas._replica_of("a").is_fresh)
     assert fan.username in followers(star, **NOBODY)
 
