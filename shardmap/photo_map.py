@@ -24,6 +24,8 @@ asked for, or at once by `manage.py shardmap rebuild`.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from django.conf import settings
 from redis import Redis
@@ -144,15 +146,21 @@ def forget(photo_id: int) -> None:
 def rebuild(progress: Callable[[int, int], None]) -> int:
     """Writes the whole map from the shards, while the site runs; returns the number of photos.
 
-    `progress(shards done, photos so far)` is called after each batch. Raises `redis_client.Unavailable`.
+    `progress(shards done, photos so far)` is called after each batch. Raises one of `redis_client.Unavailable`.
     """
     total = 0
-    for shard in range(settings.LOGICAL_SHARDS):
-        for batch in _batches(_truth()(shard, None)):
-            _write(dict(batch))
-            total += len(batch)
-            progress(shard, total)
-        progress(shard + 1, total)
+    # Redis works on one batch while the next is read from Postgres; never on more, so that memory stays flat.
+    with ThreadPoolExecutor(1) as writer:
+        writing = writer.submit(_write, {})
+        for shard in range(settings.LOGICAL_SHARDS):
+            photos = iter(_truth()(shard, None))
+            while batch := dict(islice(photos, BATCH)):
+                writing.result()
+                writing = writer.submit(_write, batch)
+                total += len(batch)
+                progress(shard, total)
+            progress(shard + 1, total)
+        writing.result()
     return total
 
 
@@ -181,17 +189,6 @@ def _status_of(node: Redis) -> dict[str, float] | Exception:
         "MB that those cost": share * sum(loose) * LOOSE_BYTES / 2**20,
         "photos in the fullest": max(lengths, default=0),
     }
-
-
-def _batches(pairs: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    batch = []
-    for pair in pairs:
-        batch.append(pair)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _note(owners: Owners) -> None:

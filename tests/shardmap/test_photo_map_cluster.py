@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.conf import settings
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from redis.crc import key_slot
 
 from shardmap import photo_map, redis_client
@@ -115,6 +115,17 @@ def test_a_rebuild_fills_all_nodes(cluster, owners, monkeypatch):
     assert photo_map.rebuild(lambda shards, photos: None) == len(owners)
     monkeypatch.setattr(photo_map, "_source", None)
     assert photo_map.owners_of(owners) == owners
+
+
+def test_a_rebuild_stops_at_a_full_node_and_says_so_while_lookups_go_on(cluster, owners):
+    cluster.empty()
+    cluster.nodes[LOST].config_set("maxmemory", "1")
+    try:
+        with pytest.raises(CommandError, match="maxmemory"):
+            call_command("shardmap", "rebuild")
+        assert photo_map.owners_of(owners) == owners
+    finally:
+        cluster.nodes[LOST].config_set("maxmemory", "0")
 
 
 def test_a_new_node_takes_its_share_and_no_more_while_lookups_go_on(cluster, owners, monkeypatch):

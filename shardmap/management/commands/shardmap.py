@@ -26,7 +26,11 @@ class Command(BaseCommand):
         try:
             status() if options["action"] == "status" else rebuild()
         except Unavailable as error:
-            raise CommandError(f"Redis (REDIS_SHARDMAP_URL) is away: {error}") from error
+            raise CommandError(f"Redis (REDIS_SHARDMAP_URL): {error}") from error
+        except KeyboardInterrupt as error:
+            raise CommandError(
+                "stopped; what is in the map is right, and the rest is looked up in the shards"
+            ) from error
 
 
 def status() -> None:
