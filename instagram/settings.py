@@ -112,7 +112,7 @@ MAP_WINDOWS = sorted(
     (tuple(map(int, pair.split(":"))) for pair in env.get("MAP_WINDOWS", "0:27").split()), reverse=True
 )
 
-# Redis, Memcached, Gearman.
+# Redis, Memcached, Gearman. The map's may be a Redis Cluster: redis+cluster://:password@host:port,host:port
 REDIS_SHARDMAP_URL = env.get("REDIS_SHARDMAP_URL", "")
 REDIS_FEEDS_URL = env.get("REDIS_FEEDS_URL", "")
 MEMCACHED = [server for server in env.get("MEMCACHED", "").split(",") if server]

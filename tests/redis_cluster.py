@@ -1,4 +1,4 @@
-"""A real Redis Cluster for tests: on the ports after those of the stack, up in a second, and in nobody's way."""
+"""A real Redis Cluster for tests, configured as in production, on the ports after those of the stack; up in 2 s."""
 
 import os
 import subprocess
@@ -6,12 +6,14 @@ from pathlib import Path
 
 import redis
 
+from deploy.local.layout import DEPLOY, render
 from deploy.local.ports import HOST, OFFSETS
 from tests.support import eventually
 
 FIRST_PORT = 8030 + OFFSETS[os.environ["STACK"]]
 BUS = 5  # a node's port for the others, above its port; so there is room for five nodes
 SLOTS = 16384
+PASSWORD = "redis"
 
 
 class RedisCluster:
@@ -29,12 +31,12 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        return f"redis+cluster://{','.join(f'{HOST}:{port}' for port in self.nodes)}"
+        return f"redis+cluster://:{PASSWORD}@{','.join(f'{HOST}:{port}' for port in self.nodes)}"
 
     def add(self) -> int:
         """Starts a node that has no slots and joins it to the others; returns its port."""
         port = FIRST_PORT + len(self.nodes)
-        self.nodes[port] = redis.Redis(HOST, port, socket_timeout=5, decode_responses=True)
+        self.nodes[port] = redis.Redis(HOST, port, password=PASSWORD, socket_timeout=5, decode_responses=True)
         self.start(port)
         for node in self.nodes.values():  # each of them: the news would take a second or two from one to the next
             node.execute_command("CLUSTER", "MEET", HOST, port, port + BUS)
@@ -43,21 +45,15 @@ class RedisCluster:
     def start(self, port: int) -> None:
         directory = self._directory / str(port)
         directory.mkdir(exist_ok=True)
-        options = {
-            "port": port,
-            "bind": HOST,
-            "dir": directory,
-            "cluster-enabled": "yes",
-            "cluster-port": port + BUS,
-            "cluster-node-timeout": 1000,
-            "cluster-require-full-coverage": "no",
-            "hash-max-listpack-entries": 2048,
-            "appendonly": "yes",
-            "save": "",
-        }
-        arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        values = {"port": port, "password": PASSWORD, "data": directory, "cluster": "yes"}
+        values |= {"maxmemory": "100mb", "maxmemory_policy": "noeviction"}
+        (directory / "redis.conf").write_text(render(DEPLOY / "redis/redis.conf", values))
+        only_here = {"cluster-port": port + BUS, "cluster-node-timeout": 1000}
+        arguments = [text for name, value in only_here.items() for text in (f"--{name}", str(value))]
         with (directory / "log").open("a") as log:
-            self._processes[port] = subprocess.Popen(["redis-server", *arguments], stdout=log, stderr=log)
+            self._processes[port] = subprocess.Popen(
+                ["redis-server", directory / "redis.conf", *arguments], stdout=log, stderr=log
+            )
         eventually(lambda: self.answers(port), what=f"Redis on port {port} answers")
 
     def answers(self, port: int) -> bool:
@@ -91,5 +87,5 @@ class RedisCluster:
         """Moves slots with all that is in them from one node to another, as an operator would."""
         ids = {port: node.execute_command("CLUSTER", "MYID") for port, node in self.nodes.items()}
         command = ["redis-cli", "--cluster", "reshard", f"{HOST}:{FIRST_PORT}", "--cluster-yes", "--cluster-slots"]
-        command += [str(number), "--cluster-from", ids[source], "--cluster-to", ids[target]]
+        command += [str(number), "-a", PASSWORD, "--cluster-from", ids[source], "--cluster-to", ids[target]]
         subprocess.run(command, check=True, timeout=60, capture_output=True)

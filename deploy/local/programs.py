@@ -122,6 +122,7 @@ def redis(stack: Stack, name: str, maxmemory_policy: str) -> Program:
         data=stack.data(name),
         maxmemory="512mb",
         maxmemory_policy=maxmemory_policy,
+        cluster="no",
     )
     return Program(
         name,
