@@ -1,6 +1,7 @@
 """Every test runs against the real servers of the stack `test` (see docs/local-stack.md): `make test` starts them.
 
-Nothing is rolled back or emptied between tests; each makes users of its own.
+Nothing is rolled back or emptied between tests; each makes users of its own. So tests can run at the same time, but for
+those marked `alone`: they stop servers, empty them, or look at what all users share.
 """
 
 import os
@@ -14,6 +15,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
 django.setup()
 
 from tests.support import Person, ctl, eventually, get  # noqa: E402  (needs the settings)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if {"stopped", "no_workers"} & set(item.fixturenames):
+            item.add_marker("alone")
 
 
 @pytest.fixture(autouse=True)

@@ -18,12 +18,19 @@ from deploy.local.data import prepare_data, prepare_replicas
 from deploy.local.layout import LINK, LOCAL, ROOT, VENV, Failed, Stack, make_dir, prepare_local_dir, write
 from deploy.local.machine import last_lines, step
 from deploy.local.ports import OFFSETS
-from deploy.local.programs import Program, programs_of
+from deploy.local.programs import Program, accepts_connections, port_of, programs_of
 from deploy.local.supervision import Supervisor, supervisor_conf
 
 PYTHON = str(VENV / "bin/python")
 APP_ROOMS = ("instagram", "feeds", "photos", "accounts", "workers", "shardmap", "notifications")
 DEMO = ROOT / "deploy/local/demo.py"
+
+# All tests: most of them at the same time, whole files by whichever process is free; then those that need the servers
+# to themselves (tests/conftest.py), one after the other.
+ALL_TESTS = [
+    ["pytest", "--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder", "-m", "not alone"],
+    ["pytest", "-m", "alone"],
+]
 
 # Seconds for a program to come up. A Postgres that was killed replays its WAL first.
 PATIENCE = 60
@@ -142,8 +149,7 @@ def stop_if_outdated(supervisor: Supervisor, app: list[Program]) -> None:
     ]
     if running and min(process["start"] for process in running) < newest(code):
         with step("stopping the app: the code is newer than what runs"):
-            for program in app:
-                supervisor.rpc.stopProcessGroup(program.name)
+            supervisor.stop_programs([program.name for program in app])
 
 
 def demo(stack: Stack) -> None:
@@ -202,7 +208,7 @@ def test(arguments: list[str]) -> int:
                 ["ruff", "check", "."],
                 ["ruff", "format", "--check", "."],
                 ["lint-imports"],
-                ["pytest", *arguments],
+                *([["pytest", *arguments]] if arguments else ALL_TESTS),
             ]
             failed = [
                 " ".join(check)
@@ -242,7 +248,7 @@ def status(name: str) -> int:
     for program, processes in supervisor.processes().items():
         for process in processes:
             all_run &= process["statename"] == "RUNNING"
-            port = supervisor.stack.ports.get(program.removeprefix("nginx_").replace("seaweedfs", "s3"), "")
+            port = port_of(supervisor.stack, program) or ""
             print(f"{process['name']:19}{port!s:6}{process['statename']:10}{process['description']}")
     return 0 if all_run else 1
 
@@ -261,13 +267,13 @@ def control(name: str, action: str, programs: list[str]) -> int:
     known = supervisor.processes()
     if unknown := [program for program in programs if program not in known]:
         raise Failed(f"No program is called {', '.join(unknown)}. There are: {', '.join(known)}")
-    for program in programs:
-        if action == "kill":
+    if action == "kill":
+        for program in programs:
             supervisor.rpc.signalProcessGroup(program, "KILL")
-        if action in ("stop", "restart"):
-            supervisor.rpc.stopProcessGroup(program)
-        if action in ("start", "restart"):
-            supervisor.rpc.startProcessGroup(program)
+    if action in ("stop", "restart"):
+        supervisor.stop_programs(programs)
+    if action in ("start", "restart"):
+        start_and_wait(supervisor, [Program(one, [], accepts_connections(supervisor.stack, one)) for one in programs])
     return 0
 
 

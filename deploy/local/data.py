@@ -67,7 +67,7 @@ def prepare_replicas(stack: Stack, supervisor: Supervisor, replicas: list[Progra
         if name in wanted and stack.data(name).exists() and status_of_slot not in ("", "lost"):
             continue
         if name in wanted:
-            supervisor.stop_program(name)
+            supervisor.stop_programs([name])
         shutil.rmtree(stack.data(name), ignore_errors=True)
         on_primary(stack, primary, f"SELECT pg_drop_replication_slot(slot_name) {SLOT}")
         if name in wanted:

@@ -136,7 +136,8 @@ def memcached(stack: Stack, name: str) -> Program:
     port = stack.ports[name]
     file = configured(stack, "memcached/memcached.conf", f"{name}.conf", SERVER_USER, port=port, megabytes=64)
     is_up = answers(port, "version\r\n", "VERSION")
-    return Program(name, [which("memcached"), *flags(file)], is_up, SERVER_USER)
+    # It has nothing to save, and looks for a polite signal but once a second.
+    return Program(name, [which("memcached"), *flags(file)], is_up, SERVER_USER, stop_signal="KILL")
 
 
 def gearmand(stack: Stack) -> Program:
@@ -257,3 +258,15 @@ def answers(port: int, question: str, answer: str) -> Callable[[], bool]:
 def pg_answers(port: int) -> Callable[[], bool]:
     command = [f"{postgres_bin()}/pg_isready", "-q", "-h", HOST, "-p", str(port), "-t", "2"]
     return lambda: subprocess.run(command, env={}).returncode == 0
+
+
+def port_of(stack: Stack, name: str) -> int | None:
+    return stack.ports.get(name.removeprefix("nginx_").replace("seaweedfs", "s3"))
+
+
+def accepts_connections(stack: Stack, name: str) -> Callable[[], bool] | None:
+    """`is_up` of a program of which no more is known than its name."""
+    port = port_of(stack, name)
+    if port is None:
+        return None
+    return pg_answers(port) if name.startswith(("postgres", "pgbouncer")) else answers(port, "", "")

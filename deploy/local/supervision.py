@@ -164,16 +164,25 @@ class Supervisor:
     def shut_down(self, pid: int) -> None:
         deadline = time.monotonic() + STOP_PATIENCE
         if self.answers():
-            # All at once, where supervisord by itself would stop one after the other, a second for each.
-            self.rpc.stopAllProcesses(False)
-            while time.monotonic() < deadline and any(
-                process["pid"] for processes in self.processes().values() for process in processes
-            ):
-                time.sleep(0.05)
+            self.stop_programs(list(self.processes()))
         os.kill(pid, signal.SIGTERM)
         while self.lives(pid):
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)  # the kernel then ends its programs, see programs.py
+            time.sleep(0.02)
+
+    def stop_programs(self, programs: list[str]) -> None:
+        """Ends programs all at once, where supervisord by itself would stop one after the other, a second for each.
+
+        Being asked all the time also makes it notice the ends of processes sooner.
+        """
+        for program in programs:
+            self.rpc.stopProcessGroup(program, False)
+        deadline = time.monotonic() + STOP_PATIENCE
+        while time.monotonic() < deadline:
+            known = self.processes()
+            if not any(process["pid"] for program in programs for process in known[program]):
+                return
             time.sleep(0.02)
 
     def processes(self) -> dict[str, list[dict]]:
@@ -182,10 +191,6 @@ class Supervisor:
         for process in self.rpc.getAllProcessInfo():
             found.setdefault(process["group"], []).append(process)
         return found
-
-    def stop_program(self, name: str) -> None:
-        if any(process["pid"] for process in self.processes()[name]):
-            self.rpc.stopProcessGroup(name)
 
     def runs(self, program: str) -> bool:
         return all(process["statename"] == "RUNNING" for process in self.processes()[program])

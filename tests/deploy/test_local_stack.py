@@ -23,6 +23,8 @@ from deploy.local.ports import HOST, OFFSETS, ports_of, taken_ports
 from deploy.local.programs import REPLICAS
 from tests.support import ctl, eventually, get
 
+pytestmark = pytest.mark.alone
+
 STACK = layout.Stack("test")
 PROGRAMS = (
     *("postgres_a", "postgres_b", "pgbouncer", "redis_shardmap", "redis_feeds", "memcached_1", "memcached_2"),

@@ -331,6 +331,7 @@ def test_a_crash_of_fan_out_is_made_good_by_the_next_try(pair, monkeypatch, step
     assert follower.feed() == one.feed() == [media["id"]]
 
 
+@pytest.mark.alone
 def test_redis_emptied_feeds_come_back_with_the_same_content(pair):
     one, follower = pair
     for _ in range(3):

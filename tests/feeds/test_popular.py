@@ -5,6 +5,8 @@ from feeds import popular
 from shardmap.redis_client import redis_client
 from tests.support import photo_id, settled
 
+pytestmark = pytest.mark.alone
+
 
 def found(viewer) -> list[str]:
     return [media["id"] for media in viewer.get("media/popular", count=100)]

@@ -23,6 +23,8 @@ from tests.instagram import routes
 from tests.notifications.developer import geography_at
 from tests.support import Person, photo_id, settled
 
+pytestmark = pytest.mark.alone
+
 SHORT, LONG = 5, 12
 MOST = {False: 12, True: 4}  # round trips to one server, with cold and with warm caches
 

@@ -10,6 +10,8 @@ from pymemcache.client.base import Client
 from shardmap import cache
 from tests.support import ctl, eventually, new_username
 
+pytestmark = pytest.mark.alone
+
 
 class Rows:
     """A table, and a kind that caches it; counts how often it was read."""

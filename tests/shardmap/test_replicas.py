@@ -26,6 +26,8 @@ from shardmap.models import LogicalShard
 from shardmap.shards import on_shard, placement, shard_of, shard_transaction
 from tests.support import Person, ctl, eventually, get, settled
 
+pytestmark = pytest.mark.alone
+
 NOBODY = {"client_id": "phone"}  # who has never written anything
 
 
