@@ -29,6 +29,7 @@ STACK = layout.Stack("test")
 PROGRAMS = (
     *("postgres_a", "postgres_b", "pgbouncer", "redis_shardmap", "redis_feeds", "memcached_1", "memcached_2"),
     *("gearmand", "seaweedfs", "nginx_edge", "nginx_cdn", "gunicorn", "worker", "relay"),
+    *(REPLICAS if layout.WITH_REPLICAS else ()),
 )
 
 
@@ -149,7 +150,7 @@ def test_an_unknown_program_is_named():
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_killed_program_comes_back(program):
-    before = {name: pid for name, pid in pids().items() if name.startswith(program)}
+    before = {name: pid for name, pid in pids().items() if name in (program, f"{program}_0", f"{program}_1")}
     ctl("kill", program)
 
     def is_back() -> bool:
