@@ -1,6 +1,6 @@
 import pytest
 from django.conf import settings
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from redis.connection import Connection
 
 from bench import shardmap as bench
@@ -91,6 +91,16 @@ def test_an_emptied_map_is_rebuilt_with_the_same_content(person, photos):
     # Noting them once more changes nothing: the rebuild had written the same.
     assert {key: redis().hgetall(key) for key in redis().keys("owners:*")} == rebuilt
     assert photo_map.owner_of(photo_id(taken["id"])) == int(taken["user"]["id"])
+
+
+def test_a_rebuild_that_is_stopped_says_so_and_harms_nothing(photos, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shardmap.management.commands.shardmap.draw", interrupted)
+    with pytest.raises(CommandError, match="stopped"):
+        call_command("shardmap", "rebuild")
+    assert photo_map.owners_of(photos) == photos
 
 
 def test_ids_that_look_alike_have_fields_of_their_own():

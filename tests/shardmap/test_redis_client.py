@@ -1,6 +1,7 @@
 import socket
 
 import pytest
+from django.conf import settings
 
 from shardmap import redis_client
 
@@ -14,3 +15,26 @@ def test_a_silent_redis_is_waited_for_once_and_then_left_alone(monkeypatch):
         for _ in range(100):  # each of them would take a second
             with pytest.raises(redis_client.Unavailable, match="a moment ago"):
                 client.get("key")
+
+
+def test_many_commands_are_answered_in_order_with_an_error_among_them_as_a_value():
+    client = redis_client.redis_client(settings.REDIS_SHARDMAP_URL)
+    key = "tests:ask"
+    try:
+        replies = redis_client.ask(
+            client, [("SET", key, 5), ("HGET", key, "field"), ("GET", key), ("GET", "tests:none")]
+        )
+    finally:
+        client.delete(key)
+    assert isinstance(replies[1], redis_client.Unavailable)
+    assert [replies[0], *replies[2:]] == [b"OK", b"5", None]
+    assert redis_client.ask(client, []) == []
+
+
+def test_connections_that_the_server_has_closed_meanwhile_cost_nobody_an_error():
+    client = redis_client.redis_client(settings.REDIS_SHARDMAP_URL)
+    connections = [client.connection_pool.get_connection() for _ in range(3)]
+    for connection in connections:
+        client.connection_pool.release(connection)
+    client.client_kill_filter(_type="normal", skipme=False)
+    assert redis_client.ask(client, [("ECHO", "still here")]) == [b"still here"]
