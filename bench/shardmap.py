@@ -13,7 +13,7 @@ from shardmap.ids import SEQUENCE_BITS, SHARD_BITS
 # A production shard: 14 million users and 300 million photos on 4096 shards, over some 500 days.
 SHARDS = 4096
 USERS_A_SHARD = 3_400
-PHOTOS_A_WINDOW = 220
+PHOTOS_A_WINDOW = 110
 OTHERS = 500_000  # entries of what is compared: enough to tell bytes by
 ROUNDS, LOOKUPS, PHOTOS_A_LOOKUP = 5, 1_000, 20  # the best round counts: others may be on the machine
 LOOKED_UP = 200_000  # entries to choose from, of all hashes

@@ -52,7 +52,7 @@ def owners(monkeypatch):
     made = {}
     for number in range(3 * SHARDS):
         shard = number % SHARDS
-        photo = (5 << 27 | numbers.getrandbits(27)) << 23 | shard << 10 | number % 7 // 6
+        photo = (5 << 26 | numbers.getrandbits(26)) << 23 | shard << 10 | number % 7 // 6
         made[photo] = numbers.randrange(3000) * SHARDS + shard
     of_shard: dict[int, list[int]] = {}
     for photo in sorted(made):
