@@ -2,6 +2,7 @@ import socket
 
 import pytest
 from django.conf import settings
+from redis import Redis
 
 from shardmap import redis_client
 
@@ -34,7 +35,9 @@ def test_many_commands_are_answered_in_order_with_an_error_among_them_as_a_value
 def test_connections_that_the_server_has_closed_meanwhile_cost_nobody_an_error():
     client = redis_client.redis_client(settings.REDIS_SHARDMAP_URL)
     connections = [client.connection_pool.get_connection() for _ in range(3)]
+    of_test = [connection.ask([("CLIENT", "ID")])[0] for connection in connections]
     for connection in connections:
         client.connection_pool.release(connection)
-    client.client_kill_filter(_type="normal", skipme=False)
+    killer = Redis.from_url(settings.REDIS_SHARDMAP_URL)
+    assert [killer.client_kill_filter(_id=one) for one in of_test] == [1, 1, 1]
     assert redis_client.ask(client, [("ECHO", "still here")]) == [b"still here"]
