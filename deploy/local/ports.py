@@ -36,8 +36,9 @@ DEV_PORTS = {
     "weed_filer_grpc": 8027,
 }
 
-# A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up.
-OFFSETS = {"dev": 0, "test": 200}
+# A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or
+# empty whole servers have a stack of their own too.
+OFFSETS = {"dev": 0, "test": 200, "bench": 400}
 
 
 def ports_of(stack: str) -> dict[str, int]:
