@@ -94,7 +94,8 @@ def _wrk(url: str, scheme: str, tokens: list[str], seconds: int, pause: float = 
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
         script.write(LOAD.format(tokens=quoted, seed=time.time_ns() % 2**31, path=path, scheme=scheme, delay=delay))
         script.flush()
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", f"-s{script.name}", url]
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout=10s", "--latency"]
+        command += [f"-s{script.name}", url]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
 
 

@@ -9,6 +9,7 @@ from shardmap.shards import database_of, schema_name
 
 SHARD = 0
 ROWS_A_SESSION, BATCH, ROUNDS = 250_000, 10_000, 3
+PLOTTED = ("rows/s",)
 KEYS = {
     "bigserial": "id bigserial",
     "next_id": f"id bigint DEFAULT {schema_name(SHARD)}.next_id()",
@@ -54,7 +55,7 @@ def _insert(key: str, sessions: int) -> tuple[float, int]:
 
 
 def _seconds(sessions: int) -> float:
-    start = threading.Barrier(sessions + 1)
+    start = threading.Barrier(sessions + 1, timeout=30)
 
     def insert() -> None:
         with connections[database_of(SHARD)].cursor() as cursor:

@@ -124,8 +124,13 @@ def _queries(url: str, shards: int) -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(SCRIPT.format(servers=len(settings.SHARD_SERVERS), shards=shards))
         script.flush()
-        command = ["pgbench", "-n", f"-c{CLIENTS}", "-j2", f"-T{SECONDS}", f"-f{script.name}", url]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS + 60)
+        parts = urlsplit(url)
+        address = f"postgresql://{parts.username}@{parts.hostname}:{parts.port}{parts.path}"
+        done = subprocess.run(
+            ["pgbench", "-n", f"-c{CLIENTS}", "-j2", f"-T{SECONDS}", f"-f{script.name}", address],
+            env=os.environ | {"PGPASSWORD": parts.password},
+            capture_output=True, text=True, check=True, timeout=SECONDS + 60,
+        )  # fmt: skip
     return round(float(re.search(r"tps = ([\d.]+)", done.stdout)[1]))
 
 

@@ -17,6 +17,8 @@ from instagram.api.dispatch import raw, route
 from instagram.reference import reference
 
 urlpatterns = [
+    # What is asked for all day comes first: paths are tried in this order.
+    route("v1/users/self/feed", GET=feeds.home_feed),
     path("healthz", health.healthz),
     path("readyz", health.readyz),
     path("pingdom.xml", health.pingdom),
@@ -43,7 +45,6 @@ urlpatterns = [
     route("v1/accounts/edit", POST=accounts.edit_profile),
     route("v1/accounts/avatar", GET=photos.get_avatar, POST=photos.change_avatar, DELETE=photos.remove_avatar),
     route("v1/accounts/password", POST=accounts.change_password),
-    route("v1/users/self/feed", GET=feeds.home_feed),
     route("v1/users/self/activity", GET=("relationships", feeds.get_activity)),
     route("v1/users/self/requested-by", GET=("relationships", accounts.requested_by)),
     route("v1/users/self/media/liked", GET=photos.liked_media),

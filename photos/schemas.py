@@ -1,5 +1,6 @@
 """What a photo looks like in the API. The API's description is made of these types (instagram/api/openapi.py)."""
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from django.conf import settings
@@ -18,10 +19,11 @@ from photos.models import Status
 from photos.tags import tags_in
 from photos.types import MediaIdText
 from shardmap import cache
-from shardmap.ids import time_of_id
+from shardmap.ids import EPOCH_MS, milliseconds_of_id
 
 SHORTCODE_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 LONGEST_SHORTCODE = 11  # 63 bits, 6 each
+MADE = 50_000  # pieces of each kind that a process keeps
 
 
 class Image(TypedDict):
@@ -227,17 +229,17 @@ def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, locations:
         "status": photo["status"],
         "message": photo["message"],
         "user": user,
-        "images": _images(photo) if photo["status"] == Status.READY else {},
+        "images": _images(photo["upload_id"]) if photo["status"] == Status.READY else {},
         "caption": _caption(photo, user),
         "likes": {"count": photo["likes"], "data": [users[one] for one in photo["likers"] if one in users]},
         "comments": {
             "count": photo["comments"],
             "data": [comment(said, users) for said in photo["latest_comments"] if said["user_id"] in users],
         },
-        "tags": list(dict.fromkeys([*tags_in(photo["caption"]), *photo["tags"]])),
+        "tags": list(dict.fromkeys((*tags_in(photo["caption"]), *photo["tags"]))),
         "filter": photo["filter"],
         "location": _location(photo, locations),
-        "link": _link(photo),
+        "link": _link(photo["id"]),
         "created_time": created_time(photo["id"]),
         "user_has_liked": has_liked,
         "users_in_photo": [],
@@ -247,7 +249,7 @@ def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, locations:
 
 def media_preview(photo: dict) -> MediaPreview:
     """What it takes to show a photo and to link to it."""
-    return {"id": media_id(photo), "link": _link(photo), "images": _images(photo)}
+    return {"id": media_id(photo), "link": _link(photo["id"]), "images": _images(photo["upload_id"])}
 
 
 def comment(said: dict, users: dict[int, ShortUser]) -> Comment:
@@ -268,18 +270,24 @@ def share_account(account: models.ShareAccount) -> ShareAccount:
     return {"service": account.service, "username": account.username}
 
 
+# What follows from a photo alone is made once: many read the same photos.
+
+
+@lru_cache(MADE)
 def created_time(some_id: int) -> str:
     """When what has this ID was made: Unix time in seconds."""
-    return str(int(time_of_id(some_id).timestamp()))
+    return str((milliseconds_of_id(some_id) + EPOCH_MS) // 1000)
 
 
-def _link(photo: dict) -> str:
-    return f"{settings.SITE_URL}/p/{shortcode(photo['id'])}/"
+@lru_cache(MADE)
+def _link(photo_id: int) -> str:
+    return f"{settings.SITE_URL}/p/{shortcode(photo_id)}/"
 
 
-def _images(photo: dict) -> Images:
+@lru_cache(MADE)
+def _images(upload_id: str) -> Images:
     return {
-        name: {"url": storage.cdn_url(photo["upload_id"], name), "width": pixels, "height": pixels}
+        name: {"url": storage.cdn_url(upload_id, name), "width": pixels, "height": pixels}
         for name, pixels in RENDITIONS.items()
     }
 

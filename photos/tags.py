@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from zlib import crc32
 
 from django.conf import settings
@@ -23,10 +24,11 @@ LONGEST_TAG = 100
 MOST_TAGS = 30  # of a photo, as on Instagram; the first ones count
 
 
-def tags_in(text: str) -> list[str]:
+@lru_cache(10_000)  # of captions, which many read
+def tags_in(text: str) -> tuple[str, ...]:
     """The tags of a text, case folded, each once, in their order: the first MOST_TAGS."""
     names = dict.fromkeys(name for name in map(normal, TAG.findall(text)) if len(name) <= LONGEST_TAG)
-    return list(names)[:MOST_TAGS]
+    return tuple(names)[:MOST_TAGS]
 
 
 def normal(name: str) -> str:

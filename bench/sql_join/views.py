@@ -67,7 +67,7 @@ class Feed(generics.ListAPIView):
             Q(blocker=viewer, blocked=OuterRef("owner")) | Q(blocked=viewer, blocker=OuterRef("owner"))
         )
         return (
-            Photo.objects.filter(Q(owner__followers__follower=viewer) | Q(owner=viewer))
+            Photo.objects.filter(owner__in=[viewer.id, *viewer.follows.values_list("followee", flat=True)])
             .exclude(Exists(blocks))
             .annotate(
                 like_count=Count("likes", distinct=True),

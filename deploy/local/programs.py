@@ -90,7 +90,7 @@ def pgbouncer(stack: Stack) -> Program:
     write(userlist, f'"instagram" "{stack.secrets["instagram_password"]}"\n', POSTGRES_USER)
     databases = [f"{name} = host={HOST} port={stack.ports[server]}" for name, server in DATABASES.items()]
     if WITH_REPLICAS:
-        shards = [(name, f"{server}_replica") for name, server in DATABASES.items() if name != "directory"]
+        shards = [(name, f"{server}_replica") for name, server in DATABASES.items() if name.startswith("shards_")]
         databases += [f"{name}_replica = host={HOST} port={stack.ports[it]} dbname={name}" for name, it in shards]
     file = configured(
         stack,

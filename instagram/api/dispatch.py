@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlencode
 
 import pydantic
 from botocore.exceptions import BotoCoreError, ClientError
@@ -285,15 +286,13 @@ def _pagination(request: HttpRequest, cursor: dict[str, str], signer: Client | N
     older = {name: value for name, value in cursor.items() if name not in newer}
     if not older:
         return newer
-    query = request.GET.copy()
+    query = request.GET.dict() | older
     query.pop("callback", None)
     query.pop("sig", None)
-    for name, value in older.items():
-        query[name] = value
     path = escape_uri_path(request.path)
     if signer is not None:
-        query["sig"] = signatures.sign(path.removeprefix("/v1"), query.dict(), signer.secret)
-    next_url = f"{settings.SITE_URL}{path}?{query.urlencode()}"
+        query["sig"] = signatures.sign(path.removeprefix("/v1"), query, signer.secret)
+    next_url = f"{settings.SITE_URL}{path}?{urlencode(query)}"
     return newer | {f"next_{name}": value for name, value in older.items()} | {"next_url": next_url}
 
 

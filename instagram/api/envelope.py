@@ -1,8 +1,8 @@
 """The form of every answer: `{"meta": …, "data": …, "pagination": …}`, never an HTML page."""
 
-import json
 import re
 
+import orjson
 from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest, HttpResponse
 
@@ -11,11 +11,11 @@ CALLBACK = re.compile(r"[A-Za-z_$][\w$.]{0,63}", re.ASCII)
 
 def answer(request: HttpRequest, code: int, body: dict) -> HttpResponse:
     """JSON, or JSONP when a GET names a `callback`."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    text = orjson.dumps(body)
     callback = _callback(request)
     if callback:
         # The comment keeps a browser from taking the callback's name for the beginning of a Flash file.
-        text = f"/**/{callback}({text});"
+        text = b"/**/%s(%s);" % (callback.encode(), text)
         response = HttpResponse(text, status=code, content_type="application/javascript; charset=utf-8")
     else:
         response = HttpResponse(text, status=code, content_type="application/json; charset=utf-8")

@@ -42,7 +42,7 @@ def counted(viewer, name: str) -> int:
     ],
 )
 def test_what_is_a_tag(text, found):
-    assert tags.tags_in(text) == found
+    assert list(tags.tags_in(text)) == found
 
 
 def test_a_photo_is_listed_under_its_tags_and_counted(person):

@@ -169,3 +169,61 @@ def test_a_server_that_hangs_is_passed_over_but_never_taken_for_invalidated(tabl
         cache.forget(table.kind.key(1))
         with pytest.raises(cache.Unavailable):
             cache.forget_surely(table.kind.key(1))
+
+
+def ids_on_both_servers(table) -> list[int]:
+    """An ID whose key is on the first server, and one whose key is on the second."""
+    first, second = (
+        next(n for n in range(1000) if crc32(table.kind.key(n).encode()) % 2 == server) for server in range(2)
+    )
+    table.rows |= {first: "on the first", second: "on the second"}
+    return [first, second]
+
+
+def test_the_answer_of_a_server_that_another_thread_gives_up_meanwhile_is_read(table, monkeypatch):
+    ids = ids_on_both_servers(table)
+    right = table.fetch(*ids)
+    receive = cache._receive
+
+    def receive_while_others_give_up(question, client):
+        for server in settings.MEMCACHED:
+            cache._give_up(server, OSError("so another thread says"))
+        return receive(question, client)
+
+    monkeypatch.setattr(cache, "_receive", receive_while_others_give_up)
+    assert table.fetch(*ids) == right
+    monkeypatch.undo()
+    for one in ids:  # nothing of the first question's answers is left on the connections
+        assert table.fetch(one) == {one: right[one]}
+    assert len(table.reads) == 1
+
+
+def test_who_is_interrupted_between_question_and_answer_leaves_no_answer_for_the_next_one(table, monkeypatch):
+    ids = ids_on_both_servers(table)
+    right = table.fetch(*ids)
+
+    def interrupted(question, client):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        table.fetch(*ids)
+    monkeypatch.undo()
+    for one in reversed(ids):
+        assert table.fetch(one) == {one: right[one]}
+    assert len(table.reads) == 1
+
+
+def test_only_one_caller_tries_a_server_that_was_given_up(table, monkeypatch):
+    (one, _) = ids_on_both_servers(table)
+    table.fetch(one)
+    tried = []
+    monkeypatch.setattr(cache, "_down_until", {settings.MEMCACHED[0]: 0.0})  # it is time to try again
+
+    def try_while_another_asks(server, question):
+        tried.append(server)
+        assert cache._ask(server, lambda client: pytest.fail("a second one tries")) is None
+
+    monkeypatch.setattr(cache, "_try", try_while_another_asks)
+    cache._ask(settings.MEMCACHED[0], lambda client: None)
+    assert tried == [settings.MEMCACHED[0]]
