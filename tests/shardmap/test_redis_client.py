@@ -1,4 +1,7 @@
 import socket
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.conf import settings
@@ -18,6 +21,46 @@ def test_a_silent_redis_is_waited_for_once_and_then_left_alone(monkeypatch):
                 client.get("key")
 
 
+def test_one_thread_finds_out_whether_a_silent_redis_is_back_while_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(redis_client, "SECONDS_DOWN", 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = redis_client.redis_client(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        assert isinstance(redis_client.ask(client, [("GET", "key")])[0], redis_client.redis.TimeoutError)
+        silent.accept()
+        monkeypatch.setattr(redis_client, "SECONDS_DOWN", 3600)
+        start = threading.Barrier(10)
+
+        def ask(_) -> bool:
+            start.wait()
+            return "a moment ago" in str(redis_client.ask(client, [("GET", "key")])[0])
+
+        with ThreadPoolExecutor(10) as pool:
+            went_on = list(pool.map(ask, range(10)))
+    assert went_on.count(True) == 9
+
+
+def test_a_connection_that_the_server_resets_is_an_unavailable_redis():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                while (request := connection.recv(1000)) and b"GET" not in request:
+                    connection.sendall(b"+OK\r\n" * request.count(b"*"))
+                # As a killed server's kernel does with a request that is still unread.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            serving = pool.submit(serve)
+            client = redis_client.redis_client(f"redis://127.0.0.1:{server.getsockname()[1]}/0?protocol=2")
+            replies = redis_client.ask(client, [("GET", "one"), ("GET", "two")])
+            serving.result(5)  # it was asked once more
+    assert len(replies) == 2
+    assert all(isinstance(reply, redis_client.Unavailable) for reply in replies)
+
+
 def test_many_commands_are_answered_in_order_with_an_error_among_them_as_a_value():
     client = redis_client.redis_client(settings.REDIS_SHARDMAP_URL)
     key = "tests:ask"
@@ -35,8 +78,10 @@ def test_many_commands_are_answered_in_order_with_an_error_among_them_as_a_value
 def test_connections_that_the_server_has_closed_meanwhile_cost_nobody_an_error():
     client = redis_client.redis_client(settings.REDIS_SHARDMAP_URL)
     connections = [client.connection_pool.get_connection() for _ in range(3)]
-    of_test = [connection.ask([("CLIENT", "ID")])[0] for connection in connections]
+    of_test = []
     for connection in connections:
+        connection.send([("CLIENT", "ID")])
+        of_test += connection.receive(1)
         client.connection_pool.release(connection)
     killer = Redis.from_url(settings.REDIS_SHARDMAP_URL)
     assert [killer.client_kill_filter(_id=one) for one in of_test] == [1, 1, 1]
