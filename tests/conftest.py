@@ -57,4 +57,8 @@ def stopped():
     yield stop
     if names:
         ctl("start", *names)
-        eventually(lambda: get("/readyz").status_code == 200, 30, "the site is ready again")
+        eventually(all_is_well, 30, "the site is well again")
+
+
+def all_is_well() -> bool:
+    return all(line.endswith(": ok") for line in get("/readyz").text.splitlines())

@@ -113,6 +113,16 @@ def test_healthz_and_readyz():
     assert set(lines.values()) == {"ok"}
 
 
+def test_without_the_map_an_app_server_is_ready_and_says_what_is_away(stopped):
+    stopped("redis_shardmap")
+    response = get("/readyz")
+    assert response.status_code == 200
+    assert [line for line in response.text.splitlines() if not line.endswith(": ok")] == [
+        "redis shardmap: ConnectionError"
+    ]
+    assert "<status>redis shardmap: ConnectionError</status>" in get("/pingdom.xml").text
+
+
 def test_readyz_names_what_is_away(stopped):
     stopped("gearmand")
     response = get("/readyz")
