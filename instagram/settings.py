@@ -106,8 +106,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LOGICAL_SHARDS = int(env.get("LOGICAL_SHARDS", "8"))
 
 # The photo→user map's windows: (from this millisecond since shardmap.ids.EPOCH_MS on, they are 2**bits ms), the latest
-# first. "0:26 520000000000:24" makes them a quarter as long from 2028-02-15 on. Only ever narrower, and in time: what
-# the map has of a later time already would no longer be found, but looked up in the shards, until a rebuild.
+# first. "0:26 520000000000:24" makes them a quarter as long from 2028-02-15 on. In time: what the map has of a later
+# time already would no longer be found, but looked up in the shards, and written once more (docs/sharding.md).
 MAP_WINDOWS = sorted(
     (tuple(map(int, pair.split(":"))) for pair in env.get("MAP_WINDOWS", "0:26").split()), reverse=True
 )

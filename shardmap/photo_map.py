@@ -8,15 +8,16 @@ are (shardmap.ids), has only its milliseconds within the window left to tell. `m
 bytes an entry.
 
     ID:  | ms: window 15 bits | ms: rest 26 bits | shard 13 bits | sequence 10 bits |
-    key  owners:{<shard>}:<window>    value  owner // LOGICAL_SHARDS
+    key  owners:{<shard>}:<bits of the rest>:<window>    value  owner // LOGICAL_SHARDS
     field, sequence 0    <rest> as a decimal number, which Redis keeps in 4 bytes
     field, any other     1 and <rest><sequence>, in 5 bytes that are never the digits of a number
 
-2**26 ms are 19 hours. On 4096 shards, a site with 0.6 million photos a day fills a window with 110 entries, one with
-10 million a day with 1,900: neither so few that the key weighs, nor so many that Redis gives up the listpack. (Twice as
-long saves 0.4 bytes an entry, but Redis searches twice as many: 15% fewer lookups and 35% fewer writes a second,
-measured.) A site that comes near that gets narrower windows from some day on (settings.MAP_WINDOWS); `manage.py
-shardmap status` says when. A window that is too full all the same takes 88 bytes an entry, and works as well.
+The key says how wide the window is, so that no window is ever taken for another. 2**26 ms are 19 hours. On 4096
+shards, a site with 0.6 million photos a day fills a window with 110 entries, one with 10 million a day with 1,900:
+neither so few that the key weighs, nor so many that Redis gives up the listpack. (Twice as long saves 0.4 bytes an
+entry, but Redis searches twice as many: 15% fewer lookups and 35% fewer writes a second, measured.) A site that comes
+near that gets narrower windows from some day on (settings.MAP_WINDOWS); `manage.py shardmap status` says when. A
+window that is too full all the same takes 88 bytes an entry, and works as well.
 
 The map is a shortcut, not the truth. A photo that it does not know, or that is asked for while Redis is away, is
 looked up in the shard that its ID names. So it may be lost at any time, and comes back entry by entry as photos are
@@ -32,7 +33,7 @@ from django.conf import settings
 from redis import Redis
 
 from shardmap.ids import MAX_ID, SEQUENCE_BITS, SHARD_BITS, shard_of_id
-from shardmap.redis_client import Client, Unavailable, ask, nodes, redis_client
+from shardmap.redis_client import Client, Command, Unavailable, ask, nodes, redis_client
 from shardmap.shards import shard_of
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ def _addresses(photo_ids: Iterable[int]) -> Iterator[tuple[int, bytes, bytes]]:
         else:
             field = b"%d" % rest
         # The tag in braces keeps a shard on one node of a Redis Cluster.
-        yield photo_id, b"owners:{%d}:%d" % (photo_id >> SEQUENCE_BITS & SHARD_MASK, milliseconds >> bits), field
+        shard = photo_id >> SEQUENCE_BITS & SHARD_MASK
+        yield photo_id, b"owners:{%d}:%d:%d" % (shard, bits, milliseconds >> bits), field
 
 
 def _redis() -> Client:
@@ -87,9 +89,7 @@ def _write(owners: Owners) -> None:
     shards = settings.LOGICAL_SHARDS
     for photo_id, key, field in _addresses(owners):
         hashes.setdefault(key, []).extend((field, b"%d" % (owners[photo_id] // shards)))
-    for reply in ask(_redis(), [("HSET", key, *items) for key, items in hashes.items()]):
-        if isinstance(reply, Exception):
-            raise reply
+    _replies(_redis(), [("HSET", key, *items) for key, items in hashes.items()])
 
 
 def remember(photo_id: int, owner_id: int) -> None:
@@ -173,9 +173,9 @@ def status() -> dict[str, dict[str, float] | Exception]:
 def _status_of(node: Redis) -> dict[str, float] | Exception:
     try:
         memory, hashes = node.info("memory"), node.dbsize()
-        keys = set(ask(node, [("RANDOMKEY",)] * LOOKED_AT)) - {None}
-        lengths = ask(node, [("HLEN", key) for key in keys])
-        encodings = ask(node, [("OBJECT", "ENCODING", key) for key in keys])
+        keys = set(_replies(node, [("RANDOMKEY",)] * LOOKED_AT)) - {None}
+        lengths = _replies(node, [("HLEN", key) for key in keys])
+        encodings = _replies(node, [("OBJECT", "ENCODING", key) for key in keys])
     except Unavailable as error:
         return error
     share = hashes / len(keys) if keys else 0  # hashes that one in the sample stands for
@@ -190,6 +190,15 @@ def _status_of(node: Redis) -> dict[str, float] | Exception:
         "MB that those cost": share * sum(loose) * LOOSE_BYTES / 2**20,
         "photos in the fullest": max(lengths, default=0),
     }
+
+
+def _replies(client: Client, commands: list[Command]) -> list:
+    """Raises the first that is an error."""
+    replies = ask(client, commands)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def _note(owners: Owners) -> None:

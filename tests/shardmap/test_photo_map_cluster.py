@@ -6,6 +6,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from redis.crc import key_slot
@@ -183,6 +184,26 @@ def test_slots_that_are_not_known_are_asked_for(cluster, owners, monkeypatch):
     assert photo_map.owners_of(owners) == owners
     monkeypatch.setattr(photo_map, "_source", None)  # asking the shards would raise
     assert photo_map.owners_of(owners) == owners
+
+
+def test_the_status_names_a_node_that_is_lost_while_it_is_looked_at(cluster, owners, monkeypatch, capsys):
+    photo_map._write(owners)
+    dbsize = redis.Redis.dbsize
+
+    def killed_then(node):
+        size = dbsize(node)
+        if node.connection_pool.connection_kwargs["port"] == LOST:
+            cluster.kill(LOST)
+        return size
+
+    monkeypatch.setattr(redis.Redis, "dbsize", killed_then)
+    try:
+        call_command("shardmap", "status")
+    finally:
+        cluster.start(LOST)
+    output = capsys.readouterr().out
+    assert f":{LOST} is away" in output
+    assert f":{FIRST_PORT}: " in output
 
 
 def test_without_a_node_its_photos_come_from_the_shards_and_the_others_from_redis(cluster, owners, capsys):
