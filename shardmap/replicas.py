@@ -11,8 +11,11 @@ A replica is asked when two things are known:
   is there. That does not depend on clocks, on an idle primary's silence, or on what the replica itself believes: if it
   has lost its primary and does not know yet, it passes no new note.
 - The viewer has written nothing for QUIET_SECONDS, which is longer. Since when, is in Memcached (QUIET); each write
-  deletes that, and the next read puts it there anew. So whatever Memcached loses, and whoever cannot reach it, only
-  makes reads go to the primary. (A mark that says "has written" would, if lost, show people their past.)
+  deletes that, and the next read puts it there anew. So whatever Memcached loses only makes reads go to the primary.
+  (A mark that says "has written" would, if lost, show people their past.) A server that hangs is passed over by the
+  write, and may come back with an old mark. So there are two, on two servers: the later counts, and one deleted is
+  enough. Left is what two servers do that hang in the same moment, or the only one: whoever wrote just then may, until
+  the write's job has deleted the marks for sure, be shown a list that lacks up to MOST_BEHIND seconds.
 """
 
 import logging
@@ -38,8 +41,26 @@ LOOK_SECONDS = 1.0
 SECONDS_DOWN = 5.0  # a replica that failed is left alone for so long
 ANSWER_SECONDS = 0.5  # who waits for longer asks the primary: that answers within milliseconds
 
-# Since when a user has written nothing, as far as is known: the first read after the last write.
-QUIET = cache.Kind("quiet", lambda user_ids: dict.fromkeys(user_ids, time.time()), "since")
+# Since when a user has written nothing, as far as is known: the first read after the last write. See _marks_of.
+QUIET = cache.Kind("quiet", lambda marks: dict.fromkeys(marks, time.time()), "since")
+MARKS = 2
+
+# Flushed, as all is that was acknowledged. A timeline begins when a replica is promoted; positions on two do not
+# compare: another replica of the lost server may have more than the promoted one, and what was lost with it.
+WRITTEN = """
+    SELECT ('x' || left(pg_walfile_name(at), 8))::bit(32)::int, pg_wal_lsn_diff(at, '0/0')
+    FROM pg_current_wal_flush_lsn() AS at
+"""
+# The timeline is that of the last restart point: after a failover it is known some minutes late, which is harmless.
+# No timeline at all where nothing is replayed: that server was promoted, or has been started as a primary.
+REPLAYED = """
+    SELECT CASE WHEN pg_is_in_recovery() THEN timeline_id END, pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')
+    FROM pg_control_checkpoint()
+"""
+
+
+class NotAReplica(Error):
+    """What should be a replica of a server is a server by itself, or follows another one."""
 
 
 def first_page(page: QuerySet, viewer_id: int | None) -> list:
@@ -66,14 +87,22 @@ def note_write_of(user_id: int) -> None:
 
 def keys_of_writers(*user_ids: int) -> list[str]:
     """The cached keys that a job has to forget when it has carried writes of these users on to another shard."""
-    return [QUIET.key(user_id) for user_id in user_ids] if settings.SHARD_REPLICAS else []
+    if not settings.SHARD_REPLICAS:
+        return []
+    return [QUIET.key(mark) for user_id in user_ids for mark in _marks_of(user_id)]
+
+
+def _marks_of(user_id: int) -> list[str]:
+    """The IDs of a user's marks, on different servers of Memcached, if there are several."""
+    marks = {QUIET.key(mark): mark for mark in (f"{user_id}.{number}" for number in range(16))}
+    return [marks[keys[0]] for keys in cache._by_server(marks).values()][:MARKS]
 
 
 def _has_just_written(viewer_id: int | None) -> bool:
     if viewer_id is None:
         return False
-    (since,) = cache.fetch((QUIET, [viewer_id]))
-    return time.time() - since[viewer_id] < QUIET_SECONDS
+    (since,) = cache.fetch((QUIET, _marks_of(viewer_id)))
+    return time.time() - max(since.values()) < QUIET_SECONDS
 
 
 class Replica:
@@ -108,10 +137,12 @@ class Replica:
     def _look(self) -> None:
         now = time.monotonic()
         self._next_look = now + LOOK_SECONDS
-        # Flushed, as all is that was acknowledged.
-        self._notes.append((now, _position(self.primary, "pg_current_wal_flush_lsn()")))
+        timeline, written = _position(self.primary, WRITTEN)
+        self._notes.append((now, written))
         with answering_within(ANSWER_SECONDS):
-            replayed = _position(self.alias, "pg_last_wal_replay_lsn()")
+            replays, replayed = _position(self.alias, REPLAYED)
+        if replays != timeline:
+            raise NotAReplica(f"it replays timeline {replays}, and {self.primary} is on {timeline}")
         while self._notes and self._notes[0][1] <= replayed:
             self._complete_until, _ = self._notes.popleft()
 
@@ -121,8 +152,8 @@ def _replica_of(primary: str) -> Replica:
     return Replica(primary)
 
 
-def _position(alias: str, function: str) -> int:
-    """A position in the WAL, in bytes from its beginning."""
+def _position(alias: str, query: str) -> tuple[int | None, int | None]:
+    """A timeline of the WAL, and a position in it, in bytes from its beginning."""
     with connections[alias].cursor() as cursor:
-        cursor.execute(f"SELECT pg_wal_lsn_diff({function}, '0/0')")
-        return cursor.fetchone()[0]
+        cursor.execute(query)
+        return cursor.fetchone()
