@@ -10,14 +10,17 @@ An app process that has not heard of the switch asks the old place for a schema 
 so (shards.ShardMoved), reads the directory anew, and asks the new place (shards.following_moves).
 
 How far a move has come is seen in the databases, so one that was killed anywhere goes on when `move` is called again;
-until the switch it can be undone instead. The schema is renamed before the directory is changed: a mover that dies
-between the two leaves a shard that is nowhere until the move goes on. In the other order it would leave two places that
-both take writes. See docs/sharding.md.
+until the switch it can be undone instead. What it cannot go on without is the replication slot at the old place, which
+knows what the new place lacks. It is lost by a failover of the old place, and when the new place is away for too long:
+then the move says so, and is to be undone and begun anew.
+
+The schema is renamed before the directory is changed: a mover that dies between the two leaves a shard that is nowhere
+until the move goes on. In the other order it would leave two places that both take writes. See docs/sharding.md.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 
 import psycopg2
@@ -34,6 +37,7 @@ LONGEST_PAUSE = 1.0  # s for which writes to the shard may wait
 LOCK_MS = 300  # of them, to get the locks: whoever comes after us waits behind us
 TRIES = 30  # to switch, when something holds a lock for longer
 POLL_SECONDS = 0.005
+PATIENCE = 20.0  # s for which replication may stand still; a server's restart takes less
 LOCK_CLASS = 1751213926  # advisory locks: one mover at a time a shard
 MARKER = "move_marker"  # a table whose rows arrive behind all that was committed before them
 
@@ -44,6 +48,13 @@ TABLES = f"""
 SYNC_STATES = """
     SELECT srsubstate FROM pg_subscription_rel JOIN pg_subscription ON pg_subscription.oid = srsubid WHERE subname = %s
 """
+ERRORS = "SELECT apply_error_count + sync_error_count FROM pg_stat_subscription_stats WHERE subname = %s"
+MOST_ERRORS = 10  # replication tries again a second after each
+# Of a move itself; and those by which single tables were being copied, which a lost target has left behind.
+ITS_SLOT = "slot_name = %s"
+ORPHANS = "slot_name ~ '^pg_[0-9]+_sync_' AND NOT active"
+DROP_SLOTS = """
+    SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database() AND """
 CANCEL_VACUUMS = """
     SELECT pg_cancel_backend(pid) FROM pg_stat_progress_vacuum JOIN pg_class ON pg_class.oid = relid
     WHERE relnamespace = %s::regnamespace
@@ -64,12 +75,16 @@ class _TooLate(Exception):
 
 
 def move(shard: int, to: str, say: Say) -> float | None:
-    """Moves a shard, or goes on with a move that was cut short.
+    """Moves a shard, or goes on with a move that was cut short; if the shard is there already, that is all.
 
     Returns the seconds for which its writes waited; None if it was cut short after the switch. Raises MoveFailed, or
     psycopg2.Error if a server is away: then call it again, or `undo`.
     """
-    begun = _begin(shard, to, say)
+    begun = ShardMove.objects.filter(shard=shard).first()
+    if begun is None and _place(shard) == to:
+        say(f"is on {to} already")
+        return None
+    begun = _again(begun, to, say) if begun else _begin(shard, to)
     with _admin(begun.source) as old, _admin(begun.target) as new, _admin(begun.target) as frozen:
         _lock(begun, old)
         pause = None
@@ -83,27 +98,34 @@ def move(shard: int, to: str, say: Say) -> float | None:
             pause = _switch(begun, old, new, frozen)
             say(f"switched; writes waited for {pause * 1000:.0f} ms")
             _check(begun, old, frozen, say)
-        _stop_replication(begun, old, new)
+        _drop_subscription(begun, new)
+        _leave_source(begun, old)
+        _drop_markers(begun, new)
     begun.delete()
     return pause
 
 
-def undo(shard: int) -> str:
+def undo(shard: int, target_lost: bool = False) -> str:
     """Takes back a move that has not come to its switch; returns the server on which the shard stays.
 
-    Raises MoveFailed.
+    What a lost target has of it stays there: if it comes back, the next move to it clears that. Raises MoveFailed.
     """
     begun = ShardMove.objects.filter(shard=shard).first()
     if begun is None:
         raise MoveFailed(f"shard {shard} is not being moved")
-    with _admin(begun.source) as old, _admin(begun.target) as new:
+    with _admin(begun.source) as old:
         _lock(begun, old)
-        if not _exists(old, schema_name(shard)):
+        if _place(shard) != begun.source or not _exists(old, schema_name(shard)):
             raise MoveFailed(f"shard {shard} has been switched: go on with `shards move {shard} --to {begun.target}`")
-        _stop_replication(begun, old, new)
-        _run(new, f"DROP SCHEMA IF EXISTS {schema_name(shard)} CASCADE")
-        ShardMigration.objects.using(begun.target).filter(shard=shard).delete()
-    begun.delete()
+        if not target_lost:
+            try:
+                with _admin(begun.target) as new:
+                    _drop_copy(begun, new)
+            except psycopg2.OperationalError as error:
+                hint = f"If {begun.target} is lost for good: `shards undo {shard} --target-lost`"
+                raise MoveFailed(f"{str(error).strip()}. {hint}") from error
+        _leave_source(begun, old)
+        begun.delete()
     return begun.source
 
 
@@ -127,22 +149,32 @@ def drop_old(shard: int) -> list[str]:
     return [f"{schema} on {server}" for server, schema in copies]
 
 
-def _begin(shard: int, to: str, say: Say) -> ShardMove:
-    begun = ShardMove.objects.filter(shard=shard).first()
-    if begun is not None:
-        if begun.target != to:
-            raise MoveFailed(f"shard {shard} is being moved to {begun.target}: finish that, or undo it")
-        say(f"going on with the move that began at {begun.began_at:%Y-%m-%d %H:%M:%S}")
-        return begun
+def _again(begun: ShardMove, to: str, say: Say) -> ShardMove:
+    if begun.target != to:
+        raise MoveFailed(f"shard {begun.shard} is being moved to {begun.target}: finish that, or undo it")
+    say(f"going on with the move that began at {begun.began_at:%Y-%m-%d %H:%M:%S}")
+    return begun
+
+
+def _begin(shard: int, to: str) -> ShardMove:
+    """Notes a new move, after clearing what an older one may have left at the target when that was lost."""
     source = _place(shard)
     for server in (source, to):
         if server not in settings.SHARD_ADMINS:
             raise MoveFailed(f"SHARD_ADMINS has no server {server!r}, only: {', '.join(settings.SHARD_ADMINS)}")
-    if source == to:
-        raise MoveFailed(f"shard {shard} is on {to} already")
     if shard in missing(plan()):
         raise MoveFailed(f"shard {shard} lacks migrations: run `migrate_shards` first")
-    return ShardMove.objects.create(shard=shard, source=source, target=to)
+    begun = ShardMove(shard=shard, source=source, target=to)
+    with _admin(source) as old, _admin(to) as new:
+        _lock(begun, old)
+        if _place(shard) != source or ShardMove.objects.filter(shard=shard).exists():
+            raise MoveFailed(f"somebody else has just moved shard {shard}: see `shards status`")
+        if not _exists(old, schema_name(shard)):
+            raise MoveFailed(f"the directory says that shard {shard} is on {source}, which has no such schema")
+        if _exists(new, schema_name(shard)):
+            _drop_copy(begun, new)
+        begun.save(force_insert=True)
+    return begun
 
 
 def _start(begun: ShardMove, old: Connection, new: Connection, say: Say) -> None:
@@ -159,18 +191,17 @@ def _start(begun: ShardMove, old: Connection, new: Connection, say: Say) -> None
     if not _run(old, "SELECT 1 FROM pg_publication WHERE pubname = %s", [name]):
         _run(old, f"CREATE PUBLICATION {name} FOR TABLES IN SCHEMA {schema}")
     if not _run(new, "SELECT 1 FROM pg_subscription WHERE subname = %s", [name]):
-        _drop_slot(old, name)  # of a mover that was killed before its subscription was there
+        _drop_slots(begun, old)  # of a mover that was killed before its subscription was there
         source = settings.SHARD_ADMINS[begun.source]
         _run(new, f"CREATE SUBSCRIPTION {name} CONNECTION %s PUBLICATION {name}", [source])
     copied = -1
-    while True:
+    for _ in _while_replicating(begun, old, new):
         states = [state for (state,) in _run(new, SYNC_STATES, [name])]
         if states.count("r") > copied:
             copied = states.count("r")
             say(f"copied {copied} of {len(states)} tables")
         if copied == len(states):
             return
-        time.sleep(0.1)
 
 
 def _switch(begun: ShardMove, old: Connection, new: Connection, frozen: Connection) -> float:
@@ -181,7 +212,8 @@ def _switch(begun: ShardMove, old: Connection, new: Connection, frozen: Connecti
     schema, left = schema_name(begun.shard), _old_name(begun)
     locks = ", ".join(f"{schema}.{table}" for (table,) in _run(old, TABLES, [schema]))
     for _ in range(TRIES):
-        _wait_for_marker(schema, old, new, time.monotonic() + 3600)  # so that little is missing when writes stop
+        # So that little is missing when writes stop.
+        _wait_for_marker(schema, old, new, _while_replicating(begun, old, new))
         _run(old, CANCEL_VACUUMS, [schema])  # one would hold its lock for as long as it takes
         with closing(psycopg2.connect(settings.SHARD_ADMINS[begun.source], connect_timeout=5)) as locker:
             close_old_connections()
@@ -191,7 +223,7 @@ def _switch(begun: ShardMove, old: Connection, new: Connection, frozen: Connecti
                 _run(locker, f"SET LOCAL statement_timeout = {LOCK_MS}")
                 _run(locker, f"LOCK TABLE {locks} IN EXCLUSIVE MODE")
                 _run(locker, "SET LOCAL statement_timeout = 0")
-                _wait_for_marker(schema, old, new, began + 0.8 * LONGEST_PAUSE)
+                _wait_for_marker(schema, old, new, _until(began + 0.8 * LONGEST_PAUSE))
             except (QueryCanceled, _TooLate):
                 locker.rollback()
                 time.sleep(random.uniform(0.1, 0.5))
@@ -226,28 +258,86 @@ def _check(begun: ShardMove, old: Connection, frozen: Connection, say: Say) -> N
     say(f"both copies had the same {rows} rows at the switch")
 
 
-def _stop_replication(begun: ShardMove, old: Connection, new: Connection) -> None:
+def _drop_copy(begun: ShardMove, new: Connection) -> None:
+    """Drops what the target has of a shard that is still, whole, at the source."""
+    _drop_subscription(begun, new)
+    _run(new, f"DROP SCHEMA IF EXISTS {schema_name(begun.shard)} CASCADE")
+    ShardMigration.objects.using(begun.target).filter(shard=begun.shard).delete()
+
+
+def _drop_subscription(begun: ShardMove, new: Connection) -> None:
     name = _name(begun)
-    _run(new, f"DROP SUBSCRIPTION IF EXISTS {name}")
-    _drop_slot(old, name)
-    _run(old, f"DROP PUBLICATION IF EXISTS {name}")
-    for server in (old, new):
-        for schema in (schema_name(begun.shard), _old_name(begun)):
-            _run(server, f"DROP TABLE IF EXISTS {schema}.{MARKER}")
+    try:
+        _run(new, f"DROP SUBSCRIPTION IF EXISTS {name}")
+    except psycopg2.Error:  # it wants to drop its slot as well, which is gone
+        _run(new, f"ALTER SUBSCRIPTION {name} DISABLE")
+        _run(new, f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")
+        _run(new, f"DROP SUBSCRIPTION {name}")
 
 
-def _drop_slot(old: Connection, name: str) -> None:
-    _run(old, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [name])
+def _leave_source(begun: ShardMove, old: Connection) -> None:
+    _drop_slots(begun, old)
+    _run(old, f"DROP PUBLICATION IF EXISTS {_name(begun)}")
+    _drop_markers(begun, old)
 
 
-def _wait_for_marker(schema: str, old: Connection, new: Connection, deadline: float) -> None:
-    """Waits until all that was committed before has arrived. Raises _TooLate."""
+def _drop_slots(begun: ShardMove, old: Connection) -> None:
+    name = _name(begun)
+    # Of a target that hangs: Postgres itself would give it a minute.
+    _run(old, f"SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE {ITS_SLOT}", [name])
+    _run(old, DROP_SLOTS + ITS_SLOT, [name])
+    if not ShardMove.objects.filter(source=begun.source).exclude(shard=begun.shard).exists():
+        _run(old, DROP_SLOTS + ORPHANS)
+
+
+def _drop_markers(begun: ShardMove, server: Connection) -> None:
+    for schema in (schema_name(begun.shard), _old_name(begun)):
+        _run(server, f"DROP TABLE IF EXISTS {schema}.{MARKER}")
+
+
+def _wait_for_marker(schema: str, old: Connection, new: Connection, polls: Iterable[None]) -> None:
+    """Waits until all that was committed before has arrived, or `polls` ends that by an exception."""
     add = f"INSERT INTO {schema}.{MARKER} SELECT coalesce(max(id), 0) + 1 FROM {schema}.{MARKER} RETURNING id"
     ((marker,),) = _run(old, add)
-    while not _run(new, f"SELECT FROM {schema}.{MARKER} WHERE id = %s", [marker]):
-        if time.monotonic() > deadline:
-            raise _TooLate
+    for _ in polls:
+        if _run(new, f"SELECT FROM {schema}.{MARKER} WHERE id = %s", [marker]):
+            return
+
+
+def _until(deadline: float) -> Iterator[None]:
+    """Polls often. Raises _TooLate."""
+    while time.monotonic() < deadline:
+        yield
         time.sleep(POLL_SECONDS)
+    raise _TooLate
+
+
+def _while_replicating(begun: ShardMove, old: Connection, new: Connection) -> Iterator[None]:
+    """Polls for as long as it takes. Raises MoveFailed when waiting is of no use."""
+    name = _name(begun)
+    errors_before, active_at = None, time.monotonic()
+    while True:
+        yield
+        time.sleep(0.1)
+        wrong = None
+        slot = _run(old, f"SELECT active, wal_status FROM pg_replication_slots WHERE {ITS_SLOT}", [name])
+        ((errors,),) = _run(new, ERRORS, [name]) or [(0,)]
+        errors_before = errors if errors_before is None else errors_before
+        if slot and slot[0][0]:
+            active_at = time.monotonic()
+        if not slot:
+            wrong = f"its replication slot is no longer on {begun.source}, which was replaced by a replica or a backup"
+        elif slot[0][1] == "lost":
+            wrong = f"{begun.target} was away for too long: {begun.source} has removed WAL that it needs"
+        elif errors - errors_before > MOST_ERRORS:
+            wrong = f"replication fails again and again; the log of {begun.target} says why"
+        elif time.monotonic() - active_at > PATIENCE:
+            wrong = f"{begun.target} has not asked for changes for {PATIENCE:.0f} s; its log says why"
+        if wrong:
+            raise MoveFailed(
+                f"the move of shard {begun.shard} to {begun.target} stands still: {wrong}. The shard is whole on "
+                f"{begun.source}. If it cannot be mended: `shards undo {begun.shard}`, then move it again"
+            )
 
 
 def _tell_directory(begun: ShardMove, new: Connection) -> None:

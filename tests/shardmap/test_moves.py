@@ -9,14 +9,16 @@ import time
 
 import pytest
 from django.conf import settings
+from django.core.management import CommandError, call_command
 from django.db import connections
+from psycopg2.errors import ObjectInUse
 
 from photos.models import Comment
 from shardmap import moves
 from shardmap.migrate import missing, plan
 from shardmap.models import LogicalShard, ShardMove
 from shardmap.shards import on_shard, schema_name, shard_of
-from tests.support import Person, eventually, photo_id, settled
+from tests.support import Person, ctl, eventually, get, photo_id, settled
 
 pytestmark = pytest.mark.alone
 
@@ -35,10 +37,10 @@ def other(server: str) -> str:
     return next(alias for alias in settings.SHARD_SERVERS if alias != server)
 
 
-def traces(shard: int) -> list[str]:
-    """What replication of this shard there is on any server."""
+def traces(shard: int, *servers: str) -> list[str]:
+    """What replication of this shard there is on some servers, or on any."""
     found = []
-    for server in settings.SHARD_SERVERS:
+    for server in servers or settings.SHARD_SERVERS:
         with connections[server].cursor() as cursor:
             cursor.execute(
                 """
@@ -229,12 +231,102 @@ def test_a_mover_that_was_killed_before_the_switch_can_be_undone(owner, step):
         moves.undo(shard)
 
 
+def test_a_move_that_has_lost_its_slot_says_so_and_can_be_made_anew(owner):
+    shard = shard_of(owner.id)
+    home = place(shard)
+    kill_the_mover("LOCK TABLE", shard, other(home))
+    drop_the_slot(shard, home)
+    with pytest.raises(moves.MoveFailed, match=f"slot is no longer on {home}.*shards undo {shard}"):
+        moves.move(shard, other(home), say)
+    assert moves.undo(shard) == home
+    assert traces(shard) == []
+    moves.move(shard, other(home), say)
+    assert place(shard) == other(home)
+    assert traces(shard) == []
+
+
+def drop_the_slot(shard: int, server: str) -> None:
+    """What a failover does to it."""
+    with moves._admin(server) as admin:
+        slot = f"move_{schema_name(shard)}"
+
+        def dropped() -> bool:  # its subscription takes it again each second
+            try:
+                query = "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %s"
+                moves._run(admin, query, [slot])
+                moves._run(admin, "SELECT pg_drop_replication_slot(%s)", [slot])
+            except ObjectInUse:
+                return False
+            return True
+
+        eventually(dropped)
+
+
+def test_a_move_to_a_server_that_is_lost_can_be_undone_and_made_anew_when_it_is_back(owner, stopped):
+    shard = shard_of(owner.id)
+    moves.move(shard, "a", say)  # where the directory is, too
+    kill_the_mover("srsubstate", shard, "b")  # while tables are being copied
+    stopped("postgres_b")
+    with pytest.raises(moves.MoveFailed, match=f"shards undo {shard} --target-lost"):
+        moves.undo(shard)
+    assert moves.undo(shard, target_lost=True) == "a"
+    assert traces(shard, "a") == []
+    with moves._admin("a") as admin:
+        assert moves._run(admin, "SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ '_sync_'") == []
+    assert not ShardMove.objects.filter(shard=shard).exists()
+    ctl("start", "postgres_b")
+    eventually(lambda: get("/readyz").status_code == 200, 30)
+    assert traces(shard, "b") != []
+    moves.drop_old(shard)
+    owner.post(f"media/{owner.media['id']}/comments", text="meanwhile")
+    moves.move(shard, "b", say)
+    assert place(shard) == "b"
+    assert traces(shard) == []
+    assert [comment["text"] for comment in owner.get(f"media/{owner.media['id']}/comments")] == ["meanwhile"]
+
+
+def test_a_drain_stops_at_what_fails_and_takes_all_that_is_left_when_called_again(owner, monkeypatch):
+    """Only the owner's shard really moves: all of them would take a minute."""
+    shard = shard_of(owner.id)
+    moves.move(shard, "a", say)
+    kill_the_mover("DROP SUBSCRIPTION", shard, "b")  # it is on b, but has left a move to be finished
+    wanted = sorted({shard, *LogicalShard.objects.filter(database="a").values_list("shard", flat=True)})
+    drained, move = [], moves.move
+
+    def fail(shard: int, to: str, say: moves.Say) -> None:
+        drained.append((shard, to))
+        raise moves.MoveFailed("too busy")
+
+    def note(one: int, to: str, say: moves.Say) -> None:
+        drained.append((one, to))
+        if one == shard:
+            move(one, to, say)
+
+    monkeypatch.setattr(moves, "move", fail)
+    with pytest.raises(CommandError, match="too busy"):
+        call_command("shards", "drain", "a", "--to", "b")
+    assert drained == [(wanted[0], "b")]
+    drained.clear()
+    monkeypatch.setattr(moves, "move", note)
+    call_command("shards", "drain", "a", "--to", "b")
+    assert drained == [(one, "b") for one in wanted]
+    assert traces(shard) == []
+
+
+def test_the_list_says_which_shards_a_server_has_and_how_large_they_are(capsys):
+    call_command("shards", "list", "a")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    on_a = LogicalShard.objects.filter(database="a").order_by("shard")
+    assert [int(shard) for shard, _ in rows] == list(on_a.values_list("shard", flat=True))
+    assert all(float(size) > 0 for _, size in rows)
+
+
 def test_who_asks_for_the_impossible_is_told(owner):
     shard = shard_of(owner.id)
     home = place(shard)
-    for to, told in ((home, "already"), ("nowhere", "no server 'nowhere'")):
-        with pytest.raises(moves.MoveFailed, match=told):
-            moves.move(shard, to, say)
+    with pytest.raises(moves.MoveFailed, match="no server 'nowhere'"):
+        moves.move(shard, "nowhere", say)
     with pytest.raises(moves.MoveFailed, match="no logical shard"):
         moves.move(settings.LOGICAL_SHARDS, other(home), say)
+    assert moves.move(shard, home, say) is None  # it is there already
     assert not ShardMove.objects.filter(shard=shard).exists()

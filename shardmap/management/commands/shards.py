@@ -1,9 +1,10 @@
 """Where the logical shards are, and moving them to other physical servers (docs/sharding.md).
 
 shards status             each server: shards, size, missing migrations, IDs ahead of the clock; moves; old copies
+shards list a             the shards on a server, each with its size in MB
 shards move 42 --to b     moves a shard while the site runs, or goes on with a move that was cut short
 shards drain a --to b     moves all shards of a server, one after another
-shards undo 42            takes back a move that has not been switched yet
+shards undo 42            takes back a move that has not been switched yet (--target-lost: without asking its target)
 shards drop-old 42        drops the copy that a finished move has left behind
 """
 
@@ -18,13 +19,18 @@ from shardmap import moves
 from shardmap.ids import EPOCH_MS, TICKS
 from shardmap.migrate import missing, plan
 from shardmap.models import LogicalShard, ShardMove
-from shardmap.shards import placement
+from shardmap.shards import placement, schema_name
 
 # In seconds; 0 as long as the clock is where it belongs.
 IDS_AHEAD = f"""
     SELECT greatest(0, coalesce(max(last_value), 0) / {1000 * TICKS}.0
                        - (date_part('epoch', clock_timestamp()) - {EPOCH_MS / 1000}))
     FROM pg_sequences WHERE schemaname ~ '^shard[0-9]{{4}}$' AND sequencename = 'id_opened'
+"""
+
+SIZES = """
+    SELECT nspname, sum(pg_total_relation_size(pg_class.oid)) FROM pg_class
+    JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE relkind = 'r' AND nspname ~ '^shard[0-9]{4}$' GROUP BY 1
 """
 
 
@@ -34,14 +40,17 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         actions.add_parser("status")
+        actions.add_parser("list").add_argument("server", choices=settings.SHARD_SERVERS)
         move = actions.add_parser("move")
         move.add_argument("shard", type=int)
         move.add_argument("--to", required=True, metavar="SERVER")
         drain = actions.add_parser("drain")
         drain.add_argument("server")
         drain.add_argument("--to", required=True, metavar="SERVER")
-        for name in ("undo", "drop-old"):
-            actions.add_parser(name).add_argument("shard", type=int)
+        undo = actions.add_parser("undo")
+        undo.add_argument("shard", type=int)
+        undo.add_argument("--target-lost", action="store_true")
+        actions.add_parser("drop-old").add_argument("shard", type=int)
 
     def handle(self, *args, **options) -> None:
         settings.DATABASE_ANSWER_SECONDS = 24 * 3600  # copies and checksums of a large shard take their time
@@ -49,12 +58,15 @@ class Command(BaseCommand):
             match options["action"]:
                 case "status":
                     status()
+                case "list":
+                    list_shards(options["server"])
                 case "move":
                     move(options["shard"], options["to"])
                 case "drain":
                     drain(options["server"], options["to"])
                 case "undo":
-                    print(f"shard {options['shard']} stays on {moves.undo(options['shard'])}")
+                    server = moves.undo(options["shard"], options["target_lost"])
+                    print(f"shard {options['shard']} stays on {server}")
                 case "drop-old":
                     for dropped in moves.drop_old(options["shard"]) or ["nothing: there is no old copy"]:
                         print(f"dropped {dropped}")
@@ -78,6 +90,14 @@ def status() -> None:
         print(f"shard {begun.shard} is on its way from {begun.source} to {begun.target} since {begun.began_at:%F %T}")
     for server, schema in moves.old_copies():
         print(f"{server} still has {schema}")
+
+
+def list_shards(server: str) -> None:
+    with connections[server].cursor() as cursor:
+        cursor.execute(SIZES)
+        sizes = dict(cursor.fetchall())
+    for shard in sorted(shard for shard, its_server in placement().items() if its_server == server):
+        print(f"{shard:>4} {sizes.get(schema_name(shard), 0) / 2**20:>10.1f}")
 
 
 def move(shard: int, to: str) -> None:
