@@ -154,9 +154,9 @@ def test_a_wrong_token_is_not_saved_by_a_client_id(scene):
 def test_a_client_walks_pages_by_next_url(scene):
     public = scene[0]
     fans = [Person() for _ in range(2)]
-    for fan in fans:
+    for fan in fans:  # one after the other: whose follow is written first in the shard of the followee, stands lower
         fan.follow(public)
-    settled(public, *fans)
+        settled(public, fan)
     found, url = [], f"{SITE}/v1/users/{public.id}/followed-by?client_id=phone&count=1"
     while url:
         page = requests.get(url, timeout=20).json()
