@@ -28,7 +28,7 @@ DEMO = ROOT / "deploy/local/demo.py"
 # All tests: most of them at the same time, whole files by whichever process is free; then those that need the servers
 # to themselves (tests/conftest.py), one after the other.
 ALL_TESTS = [
-    ["pytest", "--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder", "-m", "not alone"],
+    ["pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder", "-m", "not alone"],
     ["pytest", "-m", "alone"],
 ]
 
