@@ -225,7 +225,7 @@ def _people(viewer_id: int | None, edges: QuerySet, column: str, cursor: int | N
         edges = edges.filter(since__lt=cursor)
     # One more than asked for tells whether there is a next page.
     wanted = edges.order_by("-since").values_list(column, "since")[: count + 1]
-    rows = replicas.first_page(wanted, viewer_id) if cursor is None else list(wanted)
+    rows = replicas.read(wanted, viewer_id, first=cursor is None)
     page = rows[:count]
     users, *sight = cache.fetch((USERS, [user_id for user_id, _ in page]), *sight_of(viewer_id))
     viewer = Sight.of(viewer_id, *sight)

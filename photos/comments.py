@@ -112,7 +112,7 @@ def comments_on(viewer_id: int | None, ref: Ref, cursor: int | None, count: int)
             comments = comments.filter(id__lt=cursor)
         # One more than asked for tells whether there is a next page.
         wanted = comments.order_by("-id").values("id", "user_id", "text")[: count + 1]
-        rows = replicas.first_page(wanted, viewer_id) if cursor is None else list(wanted)
+        rows = replicas.read(wanted, viewer_id, first=cursor is None)
     page = rows[:count]
     users, *sight = cache.fetch((USERS, [row["user_id"] for row in page]), *sight_of(viewer_id))
     viewer = Sight.of(viewer_id, *sight)

@@ -43,7 +43,7 @@ def likers_of(
             likes = likes.filter(since__lt=cursor)
         # One more than asked for tells whether there is a next page.
         wanted = likes.order_by("-since").values_list("user_id", "since")[: count + 1]
-        rows = replicas.first_page(wanted, viewer_id) if cursor is None else list(wanted)
+        rows = replicas.read(wanted, viewer_id, first=cursor is None)
     page = rows[:count]
     users, *sight = cache.fetch((USERS, [user_id for user_id, _ in page]), *sight_of(viewer_id))
     viewer = Sight.of(viewer_id, *sight)
@@ -65,7 +65,7 @@ def liked_by(user_id: int, max_like_id: int, count: int) -> tuple[list[dict], in
         with on_shard(user_id):
             liked = Liked.objects.filter(user_id=user_id, since__lt=position).order_by("-since")
             wanted = liked.values_list("photo_id", "owner_id", "since")[:count]
-            return replicas.first_page(wanted, user_id) if position == MAX_ID else list(wanted)
+            return replicas.read(wanted, user_id, first=position == MAX_ID)
 
     photos, _, last = page(user_id, rows_below, max_like_id, count)
     return photos, last

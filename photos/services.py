@@ -275,7 +275,7 @@ def recent_of(
         photos = Photo.objects.filter(owner_id=owner_id, status=Status.READY, id__gt=above, id__lt=below)
         # One more than asked for tells whether there is a next page.
         wanted = photos.order_by("-id").values_list("id", flat=True)[: count + 1]
-        ids = replicas.first_page(wanted, viewer_id) if below == MAX_ID else list(wanted)
+        ids = replicas.read(wanted, viewer_id, first=below == MAX_ID)
     page = ids[:count]
     (media,) = cache.fetch((MEDIA, page))
     photos = [media[photo_id] for photo_id in page if photo_id in media]

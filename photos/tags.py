@@ -76,7 +76,7 @@ def media_of(
         with _on_shard_of(name):
             taggings = Tagging.objects.filter(name=name, since__lt=position, since__gt=above).order_by("-since")
             wanted = taggings.values_list("photo_id", "owner_id", "since")[:count]
-            return replicas.first_page(wanted, viewer_id) if position == MAX_ID else list(wanted)
+            return replicas.read(wanted, viewer_id, first=position == MAX_ID)
 
     return page(viewer_id, rows_below, below, count)
 

@@ -63,10 +63,10 @@ class NotAReplica(Error):
     """What should be a replica of a server is a server by itself, or follows another one."""
 
 
-def first_page(page: QuerySet, viewer_id: int | None) -> list:
-    """The rows of a list's first page, on the current shard, as its viewer (None: nobody) may get to see them."""
+def read(page: QuerySet, viewer_id: int | None, *, first: bool) -> list:
+    """The rows of a list's page, on the current shard, as its viewer (None: nobody) may get to see them."""
     primary = current_database()
-    if primary not in settings.SHARD_REPLICAS or connections[primary].in_atomic_block:
+    if not first or primary not in settings.SHARD_REPLICAS or connections[primary].in_atomic_block:
         return list(page)
     replica = _replica_of(primary)
     if replica.is_fresh() and not _has_just_written(viewer_id):

@@ -167,7 +167,7 @@ def test_a_writer_is_shown_the_write_while_others_are_shown_the_replica(star, pa
     # What comes after a first page, and what is read in a transaction, is never old.
     assert fan.username in followers(star, cursor=2**62, **NOBODY)
     with shard_transaction(star.id):
-        rows = replicas.first_page(Follower.objects.filter(followee_id=star.id), None)
+        rows = replicas.read(Follower.objects.filter(followee_id=star.id), None, first=True)
     assert fan.id in [row.follower_id for row in rows]
 
 
