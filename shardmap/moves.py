@@ -38,6 +38,8 @@ LOCK_MS = 300  # of them, to get the locks: whoever comes after us waits behind 
 TRIES = 30  # to switch, when something holds a lock for longer
 POLL_SECONDS = 0.005
 PATIENCE = 20.0  # s for which replication may stand still; a server's restart takes less
+# A statement may take hours, but a host that is gone is noticed: 20 s after it has stopped to answer.
+TIMEOUTS = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 LOCK_CLASS = 1751213926  # advisory locks: one mover at a time a shard
 MARKER = "move_marker"  # a table whose rows arrive behind all that was committed before them
 
@@ -159,9 +161,8 @@ def _again(begun: ShardMove, to: str, say: Say) -> ShardMove:
 def _begin(shard: int, to: str) -> ShardMove:
     """Notes a new move, after clearing what an older one may have left at the target when that was lost."""
     source = _place(shard)
-    for server in (source, to):
-        if server not in settings.SHARD_ADMINS:
-            raise MoveFailed(f"SHARD_ADMINS has no server {server!r}, only: {', '.join(settings.SHARD_ADMINS)}")
+    if to not in settings.SHARD_SERVERS:
+        raise MoveFailed(f"SHARD_SERVERS has no server {to!r}, only: {', '.join(settings.SHARD_SERVERS)}")
     if shard in missing(plan()):
         raise MoveFailed(f"shard {shard} lacks migrations: run `migrate_shards` first")
     begun = ShardMove(shard=shard, source=source, target=to)
@@ -215,7 +216,7 @@ def _switch(begun: ShardMove, old: Connection, new: Connection, frozen: Connecti
         # So that little is missing when writes stop.
         _wait_for_marker(schema, old, new, _while_replicating(begun, old, new))
         _run(old, CANCEL_VACUUMS, [schema])  # one would hold its lock for as long as it takes
-        with closing(psycopg2.connect(settings.SHARD_ADMINS[begun.source], connect_timeout=5)) as locker:
+        with closing(psycopg2.connect(settings.SHARD_ADMINS[begun.source], **TIMEOUTS)) as locker:
             close_old_connections()
             _place(begun.shard)  # the directory has to be there when writes wait
             began = time.monotonic()
@@ -385,7 +386,9 @@ def _exists(admin: Connection, schema: str) -> bool:
 @contextmanager
 def _admin(server: str) -> Iterator[Connection]:
     """A superuser's connection to a physical server itself, as replication needs it; each statement for itself."""
-    with closing(psycopg2.connect(settings.SHARD_ADMINS[server], connect_timeout=5)) as connection:
+    if server not in settings.SHARD_ADMINS:
+        raise MoveFailed(f"SHARD_ADMINS has no server {server!r}, only: {', '.join(settings.SHARD_ADMINS)}")
+    with closing(psycopg2.connect(settings.SHARD_ADMINS[server], **TIMEOUTS)) as connection:
         connection.autocommit = True
         # CREATE SUBSCRIPTION has a password in it.
         _run(connection, "SET log_min_duration_statement = -1; SET log_min_error_statement = panic")

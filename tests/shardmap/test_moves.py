@@ -262,6 +262,22 @@ def drop_the_slot(shard: int, server: str) -> None:
         eventually(dropped)
 
 
+def test_a_move_whose_target_asks_for_nothing_says_so_and_goes_on_when_that_is_mended(owner, monkeypatch):
+    monkeypatch.setattr(moves, "PATIENCE", 1)
+    shard = shard_of(owner.id)
+    target = other(place(shard))
+    kill_the_mover("LOCK TABLE", shard, target)
+    with moves._admin(target) as admin:
+        moves._run(admin, f"ALTER SUBSCRIPTION move_{schema_name(shard)} DISABLE")
+        with pytest.raises(moves.MoveFailed, match="stands still"):
+            moves.move(shard, target, say)
+        moves._run(admin, f"ALTER SUBSCRIPTION move_{schema_name(shard)} ENABLE")
+    monkeypatch.undo()
+    moves.move(shard, target, say)
+    assert place(shard) == target
+    assert traces(shard) == []
+
+
 def test_a_move_to_a_server_that_is_lost_can_be_undone_and_made_anew_when_it_is_back(owner, stopped):
     shard = shard_of(owner.id)
     moves.move(shard, "a", say)  # where the directory is, too
