@@ -31,6 +31,10 @@ Client = redis.Redis | redis.RedisCluster
 Command = tuple[bytes | str | int, ...]
 
 
+# A server that is still loading its data answers seldom, and for a large map that lasts minutes.
+SILENT = (redis.TimeoutError, redis.BusyLoadingError)
+
+
 class Server:
     """Whether a server was silent a moment ago, as this process knows."""
 
@@ -70,18 +74,18 @@ class Connection(redis.Connection):
         super().__init__(*args, **options)
         self._server = _servers.setdefault((self.host, self.port), Server(f"{self.host}:{self.port}"))
 
-    def connect(self):
+    def connect_check_health(self, *args, **options):  # also by what is sent once more; `connect` is not
         self._server.enter()
         try:
-            super().connect()
-        except redis.TimeoutError:
+            super().connect_check_health(*args, **options)
+        except SILENT:
             self._server.fell_silent()
             raise
 
     def read_response(self, *args, **options):
         try:
             reply = super().read_response(*args, **options)
-        except redis.TimeoutError:
+        except SILENT:
             self._server.fell_silent()
             raise
         self._server.answered()
@@ -95,7 +99,7 @@ class Connection(redis.Connection):
         """
         try:
             self.send_packed_command([b"".join([hiredis.pack_command(command) for command in commands])])
-        except redis.TimeoutError:
+        except SILENT:
             self._server.fell_silent()
             raise
 
@@ -109,7 +113,7 @@ class Connection(redis.Connection):
                 replies.append(self._parser.read_response() if reply is NOT_ENOUGH_DATA else reply)
         except BaseException as error:
             self.disconnect()  # the other replies are still to come, and nobody will read them
-            if isinstance(error, redis.TimeoutError):
+            if isinstance(error, SILENT):
                 self._server.fell_silent()
             if isinstance(error, OSError):  # such as a reset by a server that was killed
                 raise redis.ConnectionError(f"{self.host}:{self.port}: {error}") from error

@@ -1,6 +1,7 @@
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -39,26 +40,44 @@ def test_one_thread_finds_out_whether_a_silent_redis_is_back_while_the_others_go
     assert went_on.count(True) == 9
 
 
+def fake_server(server: socket.socket, connections: int, answer: Callable[[socket.socket], None]) -> None:
+    """Answers the greetings of redis-py, and to GET what is given."""
+    for _ in range(connections):
+        connection, _ = server.accept()
+        while (request := connection.recv(1000)) and b"GET" not in request:
+            connection.sendall(b"+OK\r\n" * request.count(b"*"))
+        answer(connection)
+        connection.close()
+
+
 def test_a_connection_that_the_server_resets_is_an_unavailable_redis():
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    def reset(connection: socket.socket) -> None:
+        # As a killed server's kernel does with a request that is still unread.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         server.settimeout(5)
-
-        def serve() -> None:
-            for _ in range(2):
-                connection, _ = server.accept()
-                while (request := connection.recv(1000)) and b"GET" not in request:
-                    connection.sendall(b"+OK\r\n" * request.count(b"*"))
-                # As a killed server's kernel does with a request that is still unread.
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.close()
-
-        with ThreadPoolExecutor(1) as pool:
-            serving = pool.submit(serve)
-            client = redis_client.redis_client(f"redis://127.0.0.1:{server.getsockname()[1]}/0?protocol=2")
-            replies = redis_client.ask(client, [("GET", "one"), ("GET", "two")])
-            serving.result(5)  # it was asked once more
+        serving = pool.submit(fake_server, server, 2, reset)
+        client = redis_client.redis_client(f"redis://127.0.0.1:{server.getsockname()[1]}/0?protocol=2")
+        replies = redis_client.ask(client, [("GET", "one"), ("GET", "two")])
+        serving.result(5)  # it was asked once more
     assert len(replies) == 2
     assert all(isinstance(reply, redis_client.Unavailable) for reply in replies)
+
+
+def test_a_redis_that_is_loading_its_data_is_left_alone():
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        server.settimeout(5)
+        serving = pool.submit(
+            fake_server,
+            server,
+            1,
+            lambda connection: connection.sendall(b"-LOADING Redis is loading the dataset in memory\r\n"),
+        )
+        client = redis_client.redis_client(f"redis://127.0.0.1:{server.getsockname()[1]}/0?protocol=2")
+        with pytest.raises(redis_client.Unavailable, match="a moment ago"):
+            client.get("key")
+        serving.result(5)
 
 
 def test_many_commands_are_answered_in_order_with_an_error_among_them_as_a_value():
