@@ -8,13 +8,15 @@ import os
 
 import django
 import pytest
+from django.conf import settings
 from django.db import connections
 
 os.environ.setdefault("STACK", "test")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
 django.setup()
 
-from tests.support import Person, ctl, eventually, get  # noqa: E402  (needs the settings)
+from shardmap.redis_client import redis_client  # noqa: E402  (needs the settings)
+from tests.support import Person, ctl, eventually, get  # noqa: E402
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
@@ -29,6 +31,8 @@ def fresh_connections():
     """A test may kill the servers that this process is connected to; the next one begins with none."""
     yield
     connections.close_all()
+    for url in (settings.REDIS_SHARDMAP_URL, settings.REDIS_FEEDS_URL):
+        redis_client(url).connection_pool.disconnect()
 
 
 @pytest.fixture(scope="module")
