@@ -106,10 +106,12 @@ def migrate_shard(shard: int, steps: list[Step], alias: str) -> None:
         applied = ShardMigration.objects.using(alias).filter(shard=shard)
         done = set(applied.values_list("app", "name"))
         cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema_name(shard)}"')
-        for app, name, sql in steps:
-            if (app, name) not in done:
-                cursor.execute(sql)
-                ShardMigration.objects.using(alias).create(shard=shard, app=app, name=name)
+        lacking = [step for step in steps if step[:2] not in done]
+        for _, _, sql in lacking:
+            cursor.execute(sql)
+        ShardMigration.objects.using(alias).bulk_create(
+            [ShardMigration(shard=shard, app=app, name=name) for app, name, _ in lacking]
+        )
 
 
 def migrate_shards(todo: dict[int, list[Step]], progress: Callable[[int], None]) -> None:
