@@ -17,7 +17,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from shardmap.redis_client import Unavailable, ask, redis_client
+from shardmap.redis_client import ask_all, redis_client
 
 FEED_LENGTH = 500  # some 25 screens; who scrolls further is served from the shards
 FEED_SECONDS = 30 * 24 * 3600  # of not looking, after which a feed is dropped
@@ -40,10 +40,7 @@ def page(user_id: int, max_id: int | None, count: int) -> tuple[list[Entry], boo
     key = _key(user_id)
     # The first page is what nearly everybody reads, and is all that is fetched for it.
     last = count if max_id is None else -1
-    entries, exists = ask(_redis(), [("LRANGE", key, 0, last), ("EXPIRE", key, FEED_SECONDS)])
-    for answer in (entries, exists):
-        if isinstance(answer, Unavailable):
-            raise answer
+    entries, exists = ask_all(_redis(), [("LRANGE", key, 0, last), ("EXPIRE", key, FEED_SECONDS)])
     if not exists:
         return None
     texts = [entry.decode() for entry in entries]

@@ -33,7 +33,7 @@ from django.conf import settings
 from redis import Redis
 
 from shardmap.ids import MAX_ID, SEQUENCE_BITS, SHARD_BITS, shard_of_id
-from shardmap.redis_client import Client, Command, Unavailable, ask, nodes, redis_client
+from shardmap.redis_client import Client, Unavailable, ask, ask_all, nodes, redis_client
 from shardmap.shards import shard_of
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _write(owners: Owners) -> None:
     shards = settings.LOGICAL_SHARDS
     for photo_id, key, field in _addresses(owners):
         hashes.setdefault(key, []).extend((field, b"%d" % (owners[photo_id] // shards)))
-    _replies(_redis(), [("HSET", key, *items) for key, items in hashes.items()])
+    ask_all(_redis(), [("HSET", key, *items) for key, items in hashes.items()])
 
 
 def remember(photo_id: int, owner_id: int) -> None:
@@ -173,9 +173,9 @@ def status() -> dict[str, dict[str, float] | Exception]:
 def _status_of(node: Redis) -> dict[str, float] | Exception:
     try:
         memory, hashes = node.info("memory"), node.dbsize()
-        keys = set(_replies(node, [("RANDOMKEY",)] * LOOKED_AT)) - {None}
-        lengths = _replies(node, [("HLEN", key) for key in keys])
-        encodings = _replies(node, [("OBJECT", "ENCODING", key) for key in keys])
+        keys = set(ask_all(node, [("RANDOMKEY",)] * LOOKED_AT)) - {None}
+        lengths = ask_all(node, [("HLEN", key) for key in keys])
+        encodings = ask_all(node, [("OBJECT", "ENCODING", key) for key in keys])
     except Unavailable as error:
         return error
     share = hashes / len(keys) if keys else 0  # hashes that one in the sample stands for
@@ -190,15 +190,6 @@ def _status_of(node: Redis) -> dict[str, float] | Exception:
         "MB that those cost": share * sum(loose) * LOOSE_BYTES / 2**20,
         "photos in the fullest": max(lengths, default=0),
     }
-
-
-def _replies(client: Client, commands: list[Command]) -> list:
-    """Raises the first that is an error."""
-    replies = ask(client, commands)
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies
 
 
 def _note(owners: Owners) -> None:

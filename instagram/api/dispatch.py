@@ -65,8 +65,8 @@ def route(path: str, enveloped: bool = True, **endpoints: Endpoint | tuple[str, 
 
     `GET=get_user`, or `POST=("likes", like)` if a token must have another scope than "basic"; a POST then also counts
     against the limit of that name, if there is one, as does a POST without a `viewer`; an endpoint's `limited_as`
-    names another. Answers with and without a
-    trailing slash and with `.json`. An answer that is not `enveloped` is public (its errors have the envelope).
+    names another. Answers with and without a trailing slash and with `.json`. An answer that is not `enveloped` is
+    public (its errors have the envelope).
     """
     with_scopes = {
         method: endpoint if isinstance(endpoint, tuple) else ("basic", endpoint)
