@@ -146,7 +146,7 @@ def redis_client(url: str) -> Client:
 
 
 def ask(client: Client, commands: Sequence[Command]) -> list:
-    """The replies to many commands, each with its key in second place, in one round trip a node.
+    """The replies to many commands on keys, or EVALs of scripts, in one round trip a node.
 
     What went wrong with a command is its reply, as an exception: a lost node does not take the others' replies with it.
     The commands must be harmless when they are done twice.
@@ -159,7 +159,7 @@ def ask(client: Client, commands: Sequence[Command]) -> list:
     places_of: dict[ClusterNode, list[int]] = {}
     for place, command in enumerate(commands):
         try:
-            places_of.setdefault(client.get_node_from_key(command[1]), []).append(place)
+            places_of.setdefault(client.get_node_from_key(_key_of(command)), []).append(place)
         except SlotNotCoveredError as error:
             replies[place] = error
     servers = {node: client.get_redis_connection(node) for node in places_of}
@@ -206,6 +206,11 @@ def _cluster(address: str) -> Cluster:
         retry=ONCE_MORE,
         **TIMEOUTS,
     )
+
+
+def _key_of(command: Command) -> bytes | str | int:
+    """The key that says which node a command is for: all of a script's keys are in one slot."""
+    return command[3] if command[0] == "EVAL" else command[1]
 
 
 def _send(server: redis.Redis, commands: Sequence[Command]) -> Connection | redis.RedisError:
