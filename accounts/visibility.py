@@ -35,7 +35,7 @@ class Sight:
     def of(cls, viewer_id: int | None, edges: dict[int, dict], blocks: dict[int, dict]) -> "Sight":
         """From the last two answers of a `fetch` with `sight_of`."""
         if viewer_id is None:
-            return cls(None, frozenset(), frozenset())
+            return NOBODY
         between = blocks[viewer_id]
         hidden = frozenset(between["blocked"]) | frozenset(between["blocked_by"])
         return cls(viewer_id, frozenset(edges[viewer_id]["follows"]), hidden)
@@ -59,3 +59,6 @@ class Sight:
         """Raises NotAllowed unless `sees`."""
         if not self.sees(owner):
             raise NotAllowed(REFUSAL)
+
+
+NOBODY = Sight(None, frozenset(), frozenset())

@@ -1,4 +1,4 @@
-"""The popular page: photos of public accounts that many like now.
+"""The popular page: photos of public accounts that many like now. See docs/feeds.md.
 
 One sorted set in Redis. A photo's score grows with the logarithm of its likes and with the time of its publishing, so
 that twelve and a half hours weigh as much as ten times the likes, and nothing has to be recomputed as time passes (the
@@ -33,11 +33,15 @@ def rank(owner_id: int, photo_id: int) -> None:
     if not likes or owner is None or owner["is_private"]:
         redis.zrem(KEY, entry)
         return
-    score = math.log10(likes) + time_of_id(photo_id).timestamp() / SECONDS_FOR_TEN_TIMES
     with redis.pipeline() as pipeline:
-        pipeline.zadd(KEY, {entry: score})
+        pipeline.zadd(KEY, {entry: score(photo_id, likes)})
         pipeline.zremrangebyrank(KEY, 0, -KEPT - 1)
         pipeline.execute()
+
+
+def score(photo_id: int, likes: int) -> float:
+    """The higher, the more popular."""
+    return math.log10(likes) + time_of_id(photo_id).timestamp() / SECONDS_FOR_TEN_TIMES
 
 
 def popular(viewer_id: int | None, count: int) -> list[dict]:
@@ -49,4 +53,4 @@ def popular(viewer_id: int | None, count: int) -> list[dict]:
         logger.warning("no popular page: %s", error)
         return []
     photos = [tuple(map(int, entry.decode().split("_"))) for entry in entries]
-    return seen(viewer_id, photos)[:count]
+    return seen(viewer_id, photos, public=True)[:count]

@@ -54,8 +54,8 @@ def likers_of(
 def likes_of(owner_id: int, photo_id: int) -> int:
     """How many like a photo, from the shard; 0 if it is not there to be liked."""
     with on_shard(owner_id):
-        photo = Photo.objects.filter(id=photo_id, status=Status.READY).first()
-    return photo.likes if photo else 0
+        photo = Photo.objects.filter(id=photo_id, status=Status.READY)
+        return photo.values_list("likes", flat=True).first() or 0
 
 
 def liked_by(user_id: int, max_like_id: int, count: int) -> tuple[list[dict], int | None]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from accounts.cached import USERS
-from accounts.visibility import Sight, sight_of
+from accounts.visibility import NOBODY, Sight, sight_of
 from photos.cached import MEDIA
 from photos.models import Status
 from shardmap import cache
@@ -40,8 +40,11 @@ def page(
     return found, first, below
 
 
-def seen(viewer_id: int | None, photos: list[tuple[int, int]]) -> list[dict]:
-    """Those of many photos, (photo, owner), that the viewer may see, in their order, as values of kind MEDIA."""
+def seen(viewer_id: int | None, photos: list[tuple[int, int]], *, public: bool = False) -> list[dict]:
+    """Those of many photos, (photo, owner), that the viewer may see, in their order, as values of kind MEDIA.
+
+    With `public`, only those of them that nobody in particular may see as well.
+    """
     media, users, *sight = cache.fetch(
         (MEDIA, [photo_id for photo_id, _ in photos]),
         (USERS, [owner_id for _, owner_id in photos]),
@@ -55,4 +58,5 @@ def seen(viewer_id: int | None, photos: list[tuple[int, int]]) -> list[dict]:
         and media[photo_id]["status"] == Status.READY
         and owner_id in users
         and viewer.sees(users[owner_id])
+        and (not public or NOBODY.sees(users[owner_id]))
     ]

@@ -1,8 +1,13 @@
+from urllib.parse import urlsplit
+
 import pytest
 from django.conf import settings
 
 from feeds import popular
+from shardmap.ids import first_id_at
 from shardmap.redis_client import redis_client
+from shardmap.shards import database_of, shard_of
+from tests.instagram.test_round_trips import RoundTrips
 from tests.support import photo_id, settled
 
 pytestmark = pytest.mark.alone
@@ -71,6 +76,62 @@ def test_the_job_may_run_twice(person, fans):
     for _ in range(2):
         popular.rank(one.id, photo_id(media["id"]))
     assert found(one) == before
+
+
+def test_what_is_newer_stands_higher_and_twelve_hours_weigh_as_much_as_ten_times_the_likes():
+    now = 1_800_000_000
+    half_a_day_ago = first_id_at(now - popular.SECONDS_FOR_TEN_TIMES)
+    assert popular.score(first_id_at(now), 10) > popular.score(half_a_day_ago, 10)
+    assert popular.score(first_id_at(now), 10) == pytest.approx(popular.score(half_a_day_ago, 100), abs=1e-4)
+    assert popular.score(first_id_at(now), 11) > popular.score(half_a_day_ago, 100)
+
+
+def test_only_the_most_popular_are_kept(person, fans, monkeypatch):
+    one = person()
+    media = [one.take() for _ in range(3)]
+    monkeypatch.setattr(popular, "KEY", one.username)
+    monkeypatch.setattr(popular, "KEPT", 2)
+    for number, liked in enumerate(media):
+        for fan in fans[number:]:
+            like(fan, liked)
+    settled(one, *fans)
+    for liked in media:
+        popular.rank(one.id, photo_id(liked["id"]))
+    redis = redis_client(settings.REDIS_FEEDS_URL)
+    assert redis.zrevrange(popular.KEY, 0, -1) == [liked["id"].encode() for liked in media[:2]]
+    redis.delete(popular.KEY)
+
+
+def test_a_like_costs_a_query_and_one_question_to_redis(person, fans):
+    one = person()
+    media = one.take()
+    like(fans[0], media)
+    settled(one, fans[0])
+    popular.rank(one.id, photo_id(media["id"]))  # the owner is in the cache now
+    with RoundTrips() as trips:
+        popular.rank(one.id, photo_id(media["id"]))
+    assert trips.counted.pop(database_of(shard_of(one.id))) == 1
+    asked = {
+        urlsplit(settings.REDIS_FEEDS_URL).port,
+        *(int(server.rpartition(":")[2]) for server in settings.MEMCACHED),
+    }
+    assert trips.counted.keys() <= {f"port {port}" for port in asked}
+    assert set(trips.counted.values()) == {1}
+    assert len(trips.counted) == 2
+
+
+def test_who_turned_private_is_on_it_for_nobody(person, fans):
+    one = person()
+    media = one.take()
+    for fan in fans:
+        fan.follow(one)
+        like(fan, media)
+    settled(one, *fans)
+    assert media["id"] in found(fans[0])
+    one.post("accounts/edit", is_private="true")
+    assert not [viewer for viewer in (one, *fans) if media["id"] in found(viewer)]
+    one.post("accounts/edit", is_private="false")
+    assert media["id"] in found(fans[0])
 
 
 def test_without_redis_the_page_is_empty_and_no_error(person, stopped):
