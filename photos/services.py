@@ -11,7 +11,7 @@ import heapq
 import secrets
 from collections.abc import Iterable, Iterator
 
-from django.db import IntegrityError
+from django.db import IntegrityError, connections
 from django.db.models import F, QuerySet
 
 from accounts.cached import COUNTS, USERS
@@ -25,13 +25,14 @@ from photos.models import Avatar, Comment, Like, Photo, Status
 from shardmap import cache, photo_map, replicas
 from shardmap.batches import delete_all
 from shardmap.ids import MAX_ID, shard_of_id
-from shardmap.scatter import scatter
-from shardmap.shards import on_logical_shard, on_shard, shard_of, shard_transaction
+from shardmap.scatter import shards_by_database
+from shardmap.shards import on_logical_shard, on_shard, schema_name, shard_of, shard_transaction
 from workers.outbox import enqueue
 
 CONTENT_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 OWNERS_A_QUERY = 5000
 MAX_DECODES = 3
+NEWEST_PHOTOS = "SELECT photo, owner FROM public.newest_photos(%s, %s, %s, %s) ORDER BY photo DESC LIMIT %s"
 PHOTOS_A_JOB = 100  # of a deleted user: a second or two of work
 
 
@@ -297,21 +298,18 @@ def caption_of(owner_id: int, photo_id: int) -> str | None:
 
 def newest_of(owner_ids: Iterable[int], max_id: int | None, count: int) -> list[tuple[int, int]]:
     """The newest ready photos older than `max_id` of many owners together: (photo, owner), newest first."""
-    by_shard: dict[int, list[int]] = {}
+    owners_of: dict[int, list[int]] = {}
     for owner_id in owner_ids:
-        by_shard.setdefault(shard_of(owner_id), []).append(owner_id)
-    rows = scatter(
-        # The inner LIMIT makes it a short walk down the index for each owner, however many photos there are.
-        """
-        SELECT newest.id, owner.id FROM unnest(%s::bigint[]) AS owner (id), LATERAL (
-            SELECT id FROM "logical"."photos_photo" AS photo
-            WHERE photo.owner_id = owner.id AND photo.status = 'ready' AND photo.id < %s
-            ORDER BY photo.id DESC LIMIT %s
-        ) AS newest ORDER BY newest.id DESC LIMIT %s
-        """,
-        {shard: [owners, MAX_ID if max_id is None else max_id, count, count] for shard, owners in by_shard.items()},
-    )
-    return heapq.nlargest(count, rows)
+        owners_of.setdefault(shard_of(owner_id), []).append(owner_id)
+    found: list[tuple[int, int]] = []
+    for alias, shards in shards_by_database(owners_of).items():
+        schemas = [schema_name(shard) for shard in shards]
+        # As texts, since Postgres has no arrays of arrays of different lengths.
+        owners = [f"{{{','.join(map(str, owners_of[shard]))}}}" for shard in shards]
+        with connections[alias].cursor() as cursor:
+            cursor.execute(NEWEST_PHOTOS, [schemas, owners, MAX_ID if max_id is None else max_id, count, count])
+            found += cursor.fetchall()
+    return heapq.nlargest(count, found)
 
 
 def owners_in_shard(shard: int, photo_ids: list[int] | None) -> Iterator[tuple[int, int]]:

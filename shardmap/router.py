@@ -17,7 +17,7 @@ class ShardRouter:
     db_for_write = db_for_read
 
     def allow_migrate(self, db: str, app_label: str, model_name=None, model=None, **hints) -> bool:
-        """Which tables (or `RunSQL` with `hints={"sharded": True}`) a migration makes where.
+        """Which tables (or `RunSQL` with `hints={"sharded": True}`, or "physical") a migration makes where.
 
         `migrate_shards` runs sharded migrations inside `on_logical_shard`; outside it, `migrate` makes the other
         tables.
@@ -27,4 +27,5 @@ class ShardRouter:
         sharded = is_sharded(model) if model is not None else hints.get("sharded", False)
         if sharded or current_shard_or_none() is not None:
             return sharded and current_shard_or_none() is not None
-        return db not in settings.SHARD_SERVERS or (model is not None and is_physical(model))
+        physical = is_physical(model) if model is not None else hints.get("physical", False)
+        return db not in settings.SHARD_SERVERS or physical

@@ -1,6 +1,6 @@
 """One question to many logical shards, in as few round trips as their databases allow."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django.db import connections
@@ -12,25 +12,29 @@ from shardmap.shards import PLACEHOLDER, database_of, schema_name
 SHARDS_A_STATEMENT = 100
 
 
-def scatter(sql: str, params_of: Mapping[int, Sequence[Any]], tail: str = "") -> Iterator[tuple]:
+def scatter(sql: str, params_of: Mapping[int, Sequence[Any]]) -> Iterator[tuple]:
     """The rows of a SELECT on sharded tables, from every logical shard in `params_of` with its own parameters.
 
-    `sql` names its tables as `"logical"."photos_photo"`. The shards of one database are asked together, with UNION ALL,
-    and `tail` ("ORDER BY 1 DESC LIMIT 20") is applied to the rows of each such statement, not to all.
+    `sql` names its tables as `"logical"."photos_photo"`. The shards of one database are asked together, with UNION ALL.
     """
-    shards_of: dict[str, list[int]] = {}
-    for shard in params_of:
-        shards_of.setdefault(database_of(shard), []).append(shard)
-    for alias, shards in shards_of.items():
+    for alias, shards in shards_by_database(params_of).items():
         for at in range(0, len(shards), SHARDS_A_STATEMENT):
             batch = shards[at : at + SHARDS_A_STATEMENT]
             parts = [f"({sql.replace(PLACEHOLDER, _quoted(shard))})" for shard in batch]
             with connections[alias].cursor() as cursor:
                 cursor.execute(
-                    f"SELECT * FROM ({' UNION ALL '.join(parts)}) AS rows {tail}",
+                    " UNION ALL ".join(parts),
                     [param for shard in batch for param in params_of[shard]],
                 )
                 yield from cursor.fetchall()
+
+
+def shards_by_database(shards: Iterable[int]) -> dict[str, list[int]]:
+    """Logical shards by the alias of the physical database that holds them."""
+    by_database: dict[str, list[int]] = {}
+    for shard in shards:
+        by_database.setdefault(database_of(shard), []).append(shard)
+    return by_database
 
 
 def _quoted(shard: int) -> str:
