@@ -176,7 +176,7 @@ def _newest(user_id: int) -> list[Row]:
     try:
         if copy := _redis().get(key):
             return [Row(*row) for row in json.loads(copy)]
-        with _redis().pipeline() as pipeline:
+        with _redis().pipeline(transaction=True) as pipeline:
             pipeline.watch(key)
             rows = _from_shard(user_id, MAX_ID)
             pipeline.multi()

@@ -9,15 +9,18 @@ A feed that was trimmed has lost it, and is continued from the shards.
 
 Everything that changes a feed is one Lua script, which Redis runs as one step. So a chunk that is delivered twice, or
 late, or while the feed is being rebuilt leaves the same feed as one that is delivered in time.
+
+A script is sent whole each time (EVAL), so a node that was restarted need not be told of it first; beside the keys of
+a chunk its text is nothing. All keys of a call have one hash tag, so they are on one node of a Redis Cluster.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from django.conf import settings
 
-from shardmap.redis_client import ask_all, redis_client
+from shardmap.redis_client import Command, ask_all, redis_client
 
 FEED_LENGTH = 500  # some 25 screens; who scrolls further is served from the shards
 FEED_SECONDS = 30 * 24 * 3600  # of not looking, after which a feed is dropped
@@ -52,26 +55,26 @@ def page(user_id: int, max_id: int | None, count: int) -> tuple[list[Entry], boo
 
 
 def push(user_ids: Iterable[int], entry: Entry) -> None:
-    """Puts a photo into the feeds of these users, as far as they have one."""
-    _for_each_tag(user_ids, lambda keys, pipeline: _script("push")(keys, [_text(entry), FEED_LENGTH], pipeline))
+    """Puts a photo into the feeds of these users, as far as they have one: a call for each hash tag, all at once."""
+    keys_of: dict[int, list[str]] = {}
+    for user_id in user_ids:
+        keys_of.setdefault(user_id % TAGS, []).append(_key(user_id))
+    ask_all(_redis(), [_call("push", keys, _text(entry), FEED_LENGTH) for keys in keys_of.values()])
 
 
 def remove(user_ids: Iterable[int], entry: Entry) -> None:
     """Takes a photo out of the feeds of these users."""
-    with _redis().pipeline(transaction=False) as pipeline:
-        for user_id in user_ids:
-            pipeline.lrem(_key(user_id), 0, _text(entry))
-        pipeline.execute()
+    ask_all(_redis(), [("LREM", _key(user_id), 0, _text(entry)) for user_id in user_ids])
 
 
 def remove_owner(user_id: int, owner_id: int) -> None:
     """Takes all photos of one owner out of a feed."""
-    _script("remove_owner")([_key(user_id)], [f"_{owner_id}"])
+    ask_all(_redis(), [_call("remove_owner", [_key(user_id)], f"_{owner_id}")])
 
 
 def add(user_id: int, entries: Iterable[Entry]) -> None:
     """Puts photos into a feed at their places, if the user has one."""
-    _script("merge")([_key(user_id)], ["add", FEED_LENGTH, FEED_SECONDS, *map(_text, entries)])
+    _merge(user_id, "add", map(_text, entries))
 
 
 def drop(user_id: int) -> None:
@@ -85,17 +88,20 @@ def rebuild(user_id: int, read: Callable[[int], list[Entry]]) -> None:
     What is pushed meanwhile goes onto a note, and from there into the new feed. Raises RebuildInterrupted when the
     note was lost (a rebuild that took longer than REBUILD_SECONDS, or Redis restarted).
     """
-    key = _key(user_id)
-    with _redis().pipeline() as pipeline:
-        pipeline.rpush(f"{key}:rebuilding", "")
-        pipeline.expire(f"{key}:rebuilding", REBUILD_SECONDS)
-        pipeline.execute()
+    note = f"{_key(user_id)}:rebuilding"
+    ask_all(_redis(), [("RPUSH", note, ""), ("EXPIRE", note, REBUILD_SECONDS)])
     entries = read(FEED_LENGTH)
     texts = [_text(entry) for entry in entries]
     if len(entries) < FEED_LENGTH:
         texts.append(END)
-    if not _script("merge")([key], ["rebuild", FEED_LENGTH, FEED_SECONDS, *texts]):
+    if not _merge(user_id, "rebuild", texts):
         raise RebuildInterrupted(f"the feed of user {user_id}")
+
+
+def _merge(user_id: int, mode: str, texts: Iterable[str]) -> bool:
+    """Whether the feed is there afterwards."""
+    (is_there,) = ask_all(_redis(), [_call("merge", [_key(user_id)], mode, FEED_LENGTH, FEED_SECONDS, *texts)])
+    return bool(is_there)
 
 
 def _key(user_id: int) -> str:
@@ -116,17 +122,10 @@ def _redis():
     return redis_client(settings.REDIS_FEEDS_URL)
 
 
+def _call(script: str, keys: Sequence[str], *args: str | int) -> Command:
+    return "EVAL", _text_of(script), len(keys), *keys, *args
+
+
 @cache
-def _script(name: str):
-    return _redis().register_script((Path(__file__).parent / "lua" / f"{name}.lua").read_text())
-
-
-def _for_each_tag(user_ids: Iterable[int], call: Callable) -> None:
-    """Calls a script once for the feeds of each hash tag, all in one round trip."""
-    keys_of: dict[int, list[str]] = {}
-    for user_id in user_ids:
-        keys_of.setdefault(user_id % TAGS, []).append(_key(user_id))
-    with _redis().pipeline(transaction=False) as pipeline:
-        for keys in keys_of.values():
-            call(keys, pipeline)
-        pipeline.execute()
+def _text_of(script: str) -> str:
+    return (Path(__file__).parent / "lua" / f"{script}.lua").read_text()

@@ -33,7 +33,7 @@ def rank(owner_id: int, photo_id: int) -> None:
     if not likes or owner is None or owner["is_private"]:
         redis.zrem(KEY, entry)
         return
-    with redis.pipeline() as pipeline:
+    with redis.pipeline(transaction=True) as pipeline:
         pipeline.zadd(KEY, {entry: score(photo_id, likes)})
         pipeline.zremrangebyrank(KEY, 0, -KEPT - 1)
         pipeline.execute()

@@ -2,11 +2,12 @@ import pytest
 from django.conf import settings
 
 from accounts import graph
+from accounts.models import Edge, Follower
 from feeds import home, services
 from photos.schemas import media_id
-from photos.services import newest_of
 from shardmap.redis_client import redis_client
-from tests.support import eventually, photo_id, settled
+from shardmap.shards import on_shard
+from tests.support import eventually, jobs_of, photo_id, settled
 
 
 def entries(one) -> list[str]:
@@ -122,135 +123,6 @@ def test_a_follow_does_not_hide_what_is_below_a_cut_feed(person, monkeypatch):
     assert seen == [*published[::-1], oldest]
 
 
-def test_a_chunk_that_runs_twice_delivers_once(pair):
-    one, follower = pair
-    media = one.take()
-    settled(one)
-    for _ in range(2):
-        services.push_chunk(one.id, photo_id(media["id"]), 0, 2**62)
-        services.fan_out(one.id, photo_id(media["id"]))
-    settled(one)
-    assert follower.feed() == one.feed() == [media["id"]]
-
-
-def test_a_chunk_that_comes_late_finds_its_place(pair):
-    one, follower = pair
-    media = [one.take() for _ in range(4)]
-    settled(one)
-    for late in (media[0], media[2], media[3]):
-        home.remove([follower.id], entry_of(late))
-    for late in (media[2], media[0], media[3], media[0]):
-        services.push_chunk(one.id, photo_id(late["id"]), 0, 2**62)
-    assert entries(follower) == sorted(entries(follower), reverse=True)
-    assert follower.feed() == [one["id"] for one in media[::-1]]
-
-
-def test_a_late_chunk_older_than_a_full_feed_is_not_kept(pair, monkeypatch):
-    one, follower = pair
-    media = [one.take() for _ in range(4)]
-    settled(one)
-    drop(follower)
-    monkeypatch.setattr(home, "FEED_LENGTH", 2)
-    services.read(follower.id, None, None, 1)
-    services.push_chunk(one.id, photo_id(media[0]["id"]), 0, 2**62)
-    assert [entry.lstrip("0") for entry in entries(follower)] == [media[3]["id"], media[2]["id"]]
-
-
-def test_what_is_pushed_while_a_feed_is_rebuilt_is_in_it(pair):
-    one, follower = pair
-    old = one.take()
-    settled(one)
-    drop(follower)
-
-    def read_and_meanwhile_a_photo_is_pushed(count: int) -> list[home.Entry]:
-        found = newest_of([one.id, follower.id], None, count)
-        new.append(one.take())
-        settled(one)
-        return found
-
-    new = []
-    home.rebuild(follower.id, read_and_meanwhile_a_photo_is_pushed)
-    assert follower.feed() == [new[0]["id"], old["id"]]
-
-
-def test_a_follow_during_a_rebuild_is_in_the_rebuilt_feed(pair, person):
-    one, follower = pair
-    third = person()
-    media = third.take()
-    settled(third)
-    drop(follower)
-
-    def read_and_meanwhile_follow(count: int) -> list[home.Entry]:
-        found = newest_of([one.id, follower.id], None, count)
-        follower.follow(third)
-        settled(follower)
-        return found
-
-    home.rebuild(follower.id, read_and_meanwhile_follow)
-    assert follower.feed() == [media["id"]]
-
-
-def test_two_rebuilds_at_once_lose_nothing(pair):
-    one, follower = pair
-    drop(follower)
-
-    def read_and_meanwhile_another_rebuild(count: int) -> list[home.Entry]:
-        found = newest_of([one.id], None, count)
-        home.rebuild(follower.id, lambda length: newest_of([one.id], None, length))
-        media.append(one.take())
-        settled(one)
-        return found
-
-    media = []
-    home.rebuild(follower.id, read_and_meanwhile_another_rebuild)
-    assert follower.feed() == [media[0]["id"]]
-
-
-def test_a_rebuild_whose_note_was_lost_is_done_again(pair):
-    _, follower = pair
-    drop(follower)
-
-    def read_and_meanwhile_redis_forgets(count: int) -> list[home.Entry]:
-        drop(follower)
-        redis_client(settings.REDIS_FEEDS_URL).delete(f"{home._key(follower.id)}:rebuilding")
-        return []
-
-    with pytest.raises(home.RebuildInterrupted):
-        home.rebuild(follower.id, read_and_meanwhile_redis_forgets)
-    assert entries(follower) == []
-
-
-def test_a_chunk_queued_before_an_unfollow_is_not_shown(pair):
-    one, follower = pair
-    media = one.take()
-    settled(one)
-    follower.unfollow(one)
-    settled(one, follower)
-    home.push([follower.id], entry_of(media))  # what a chunk does that had read the followers before
-    assert follower.feed() == []
-
-
-def test_a_chunk_queued_before_a_block_is_not_shown(pair):
-    one, follower = pair
-    media = one.take()
-    settled(one)
-    one.block(follower)
-    settled(one, follower)
-    home.push([follower.id], entry_of(media))
-    assert follower.feed() == []
-
-
-def test_a_chunk_queued_before_a_delete_is_not_shown_and_swept_away(pair):
-    one, follower = pair
-    media, kept = one.take(), one.take()
-    settled(one)
-    one.delete(f"media/{media['id']}")
-    settled(one)
-    home.push([follower.id], entry_of(media))
-    assert follower.feed() == [kept["id"]]
-    assert len(entries(follower)) == 2  # what is left, and the end
-
-
 def test_deleting_takes_a_photo_out_of_all_feeds(pair):
     one, follower = pair
     media = one.take()
@@ -277,58 +149,23 @@ def test_pages_are_full_though_some_candidates_are_not_shown(pair, person):
     assert follower.feed(count=3) == mine[::-1]
 
 
-def test_follow_and_unfollow_jobs_in_any_order_leave_the_feed_of_the_last_word(pair):
+@pytest.mark.alone
+def test_many_chunks_of_one_account_do_not_keep_anothers_photo_waiting(pair, person, monkeypatch):
     one, follower = pair
-    media = one.take()
-    settled(one)
-    for _ in range(2):
-        graph.unfollow(follower.id, one.id)
-        graph.follow(follower.id, one.id)
-        for _ in range(2):
-            services.follow_changed(follower.id, one.id)
-    settled(one, follower)
-    assert follower.feed() == [media["id"]]
-    assert len(entries(follower)) == 2
-
-
-def test_followers_are_reached_in_chunks(person, monkeypatch):
-    one, followers = person(), [person() for _ in range(5)]
-    for follower in followers:
-        follower.follow(one)
-    settled(one, *followers)
-    assert all(follower.feed() == [] for follower in followers)
-    monkeypatch.setattr(services, "CHUNK", 2)
-    queued = []
-    monkeypatch.setattr(services, "enqueue_many", lambda job, args: queued.extend((job, a) for a in args))
-    media = one.take()
-    settled(one)
-    for follower in followers:
-        home.remove([follower.id], entry_of(media))
-    services.fan_out(one.id, photo_id(media["id"]))
-    assert [job for job, _ in queued] == ["feeds.push_chunk"] * 3
-    for _, args in queued:
-        services.push_chunk(**args)
-    assert all(follower.feed() == [media["id"]] for follower in followers)
-
-
-@pytest.mark.parametrize("step", ["push", "enqueue_many"])
-def test_a_crash_of_fan_out_is_made_good_by_the_next_try(pair, monkeypatch, step):
-    one, follower = pair
-    media = one.take()
-    settled(one)
-    for reader in (one, follower):
-        home.remove([reader.id], entry_of(media))
-
-    def crash(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(home if step == "push" else services, step, crash)
-        with pytest.raises(KeyboardInterrupt):
-            services.fan_out(*entry_of(media)[::-1])
+    large = person()
+    media = large.take()
+    first = 10**12  # IDs that no user has
+    with on_shard(large.id):
+        Follower.objects.bulk_create(
+            Follower(followee_id=large.id, follower_id=first + number, status=Edge.FOLLOWS, version=1)
+            for number in range(1500)
+        )
+    monkeypatch.setattr(services, "CHUNK", 1)
     services.fan_out(*entry_of(media)[::-1])
-    settled(one)
-    assert follower.feed() == one.feed() == [media["id"]]
+    published = one.publish()
+    eventually(lambda: follower.feed() == [published["id"]])
+    assert len([row for row in jobs_of(large.id) if row.job == "feeds.push_chunk"]) > 500
+    eventually(lambda: not jobs_of(large.id), 60)  # or the tests after this one wait for them
 
 
 @pytest.mark.alone
