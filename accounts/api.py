@@ -9,6 +9,7 @@ from accounts.errors import InvalidParameters
 from accounts.schemas import Login, NewToken, Profile, Relationship, User, full_user, short_user
 from accounts.tokens import Caller, Viewer, require_phone
 from accounts.types import Count, Cursor, Id
+from shardmap.ids import MAX_ID
 
 FullName = Annotated[str, StringConstraints(max_length=64)]
 Website = Annotated[str, Field(max_length=200, pattern=r"^(https?://[^\s<>\"']+)?$")]
@@ -62,17 +63,17 @@ def delete_account(viewer: Viewer, password: str) -> None:
     services.delete_account(viewer.user_id, password)
 
 
-def follows(viewer: Caller, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[User], Cursor]:
+def follows(viewer: Caller, user_id: Id, count: Count = 20, cursor: Id = MAX_ID) -> tuple[list[User], Cursor]:
     """Whom a user follows, latest first."""
     return _people(*graph.follows_of(viewer.user_id, user_id, cursor, count))
 
 
-def followed_by(viewer: Caller, user_id: Id, count: Count = 20, cursor: Id | None = None) -> tuple[list[User], Cursor]:
+def followed_by(viewer: Caller, user_id: Id, count: Count = 20, cursor: Id = MAX_ID) -> tuple[list[User], Cursor]:
     """Who follows a user, latest first."""
     return _people(*graph.followers_of(viewer.user_id, user_id, cursor, count))
 
 
-def requested_by(viewer: Viewer, count: Count = 20, cursor: Id | None = None) -> tuple[list[User], Cursor]:
+def requested_by(viewer: Viewer, count: Count = 20, cursor: Id = MAX_ID) -> tuple[list[User], Cursor]:
     """Who has asked to follow the user, whose account is private."""
     return _people(*graph.requests_to(viewer.user_id, cursor, count))
 

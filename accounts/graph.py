@@ -14,8 +14,9 @@ from accounts.cached import BLOCKS, COUNTS, EDGES, USERS
 from accounts.counts import add_to_counts
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.models import Block, BlockedBy, Edge, Follow, Follower, User
+from accounts.paging import full_page
 from accounts.schemas import Relationship
-from accounts.visibility import Sight, sight_of
+from accounts.visibility import Sight, known, sight_of
 from shardmap import cache, replicas
 from shardmap.fields import NextId
 from shardmap.ids import MAX_ID
@@ -199,7 +200,7 @@ def _status_of(user_id: int, edges: dict[str, list[int]], follows: str, requeste
     return requested if user_id in edges["requested"] else "none"
 
 
-def follows_of(viewer_id: int | None, user_id: int, cursor: int | None, count: int) -> Page:
+def follows_of(viewer_id: int | None, user_id: int, cursor: int, count: int) -> Page:
     """Whom a user follows, latest first. Raises NotFound, NotAllowed."""
     _require_seen(viewer_id, user_id)
     with on_shard(user_id):
@@ -207,32 +208,29 @@ def follows_of(viewer_id: int | None, user_id: int, cursor: int | None, count: i
         return _people(viewer_id, edges, "followee_id", cursor, count)
 
 
-def followers_of(viewer_id: int | None, user_id: int, cursor: int | None, count: int) -> Page:
+def followers_of(viewer_id: int | None, user_id: int, cursor: int, count: int) -> Page:
     """Who follows a user, latest first. Raises NotFound, NotAllowed."""
     _require_seen(viewer_id, user_id)
     with on_shard(user_id):
         return _people(viewer_id, _followers(user_id), "follower_id", cursor, count)
 
 
-def requests_to(user_id: int, cursor: int | None, count: int) -> Page:
+def requests_to(user_id: int, cursor: int, count: int) -> Page:
     """Who has asked to follow a user, latest first."""
     with on_shard(user_id):
         edges = Follower.objects.filter(followee_id=user_id, status=Edge.REQUESTED)
         return _people(user_id, edges, "follower_id", cursor, count)
 
 
-def _people(viewer_id: int | None, edges: QuerySet, column: str, cursor: int | None, count: int) -> Page:
-    """A page of the users at the other end of edges, without those whom the viewer may not know of."""
-    if cursor is not None:
-        edges = edges.filter(since__lt=cursor)
-    # One more than asked for tells whether there is a next page.
-    wanted = edges.order_by("-since").values_list(column, "since")[: count + 1]
-    rows = replicas.read(wanted, viewer_id, first=cursor is None)
-    page = rows[:count]
-    users, *sight = cache.fetch((USERS, [user_id for user_id, _ in page]), *sight_of(viewer_id))
-    viewer = Sight.of(viewer_id, *sight)
-    people = [users[user_id] for user_id, _ in page if user_id in users and viewer.knows(users[user_id])]
-    return people, page[-1][1] if len(rows) > count else None
+def _people(viewer_id: int | None, edges: QuerySet, column: str, cursor: int, count: int) -> Page:
+    """A page of the users at the other end of edges, without those of whom the viewer may not know."""
+
+    def rows_below(position: int, count: int) -> list[tuple[int, int]]:
+        wanted = edges.filter(since__lt=position).order_by("-since").values_list(column, "since")[:count]
+        return replicas.read(wanted, viewer_id, first=position == MAX_ID)
+
+    people, _, last = full_page(rows_below, lambda rows: known(viewer_id, [row[0] for row in rows]), cursor, count)
+    return people, last
 
 
 def followees_of(user_id: int) -> set[int]:

@@ -13,7 +13,7 @@ from accounts import tokens
 from accounts.cached import COUNTS, USERS
 from accounts.errors import InvalidClient, InvalidParameters, NotFound
 from accounts.models import User
-from accounts.visibility import Sight, sight_of
+from accounts.visibility import Sight, known, sight_of
 from shardmap import cache
 from workers.outbox import enqueue, enqueue_in
 
@@ -87,9 +87,8 @@ def search(viewer_id: int | None, text: str, count: int) -> list[dict]:
     names = User.objects.filter(username__startswith=prefix).order_by("username")
     # Some may be hidden from this viewer; twice as many leave enough to fill the page, or nearly.
     ids = list(names.values_list("id", flat=True)[: 2 * count])
-    found, *sight = cache.fetch((USERS, ids), *sight_of(viewer_id))
-    viewer = Sight.of(viewer_id, *sight)
-    return [found[user_id] for user_id in ids if user_id in found and viewer.knows(found[user_id])][:count]
+    found = known(viewer_id, ids)
+    return [found[user_id] for user_id in ids if user_id in found][:count]
 
 
 def edit(user_id: int, **changes) -> dict:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from accounts.cached import BLOCKS, EDGES
+from accounts.cached import BLOCKS, EDGES, USERS
 from accounts.errors import NotAllowed
+from shardmap import cache
 
 REFUSAL = "you cannot view this resource"
 
@@ -21,6 +22,13 @@ def sight_of(viewer_id: int | None) -> tuple[tuple[Any, Iterable[int]], ...]:
     """
     ids = [] if viewer_id is None else [viewer_id]
     return (EDGES, ids), (BLOCKS, ids)
+
+
+def known(viewer_id: int | None, user_ids: Iterable[int]) -> dict[int, dict]:
+    """Those of these users of whom the viewer may know, by ID, as values of kind USERS."""
+    users, *sight = cache.fetch((USERS, user_ids), *sight_of(viewer_id))
+    viewer = Sight.of(viewer_id, *sight)
+    return {user_id: user for user_id, user in users.items() if viewer.knows(user)}
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def liked_media(viewer: Viewer, count: Count = 20, max_like_id: Id = MAX_ID) -> 
 
 
 def get_likes(
-    viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id | None = None
+    viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id = MAX_ID
 ) -> tuple[list[ShortUser], Cursor]:
     """Who likes a photo, latest like first."""
     users, next_cursor = likes.likers_of(viewer.user_id, *media_id, cursor, count)
@@ -163,7 +163,7 @@ def unlike(viewer: Viewer, media_id: MediaId) -> None:
 
 
 def get_comments(
-    viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id | None = None
+    viewer: Caller, media_id: MediaId, count: Count = 20, cursor: Id = MAX_ID
 ) -> tuple[list[Comment], Cursor]:
     """The latest comments on a photo, oldest of them first. The next page has those before them."""
     said, users, next_cursor = comments.comments_on(viewer.user_id, media_id, cursor, count)

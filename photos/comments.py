@@ -6,20 +6,22 @@ from itertools import islice
 from django.conf import settings
 from django.db.models import F
 
-from accounts.cached import USERS
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
-from accounts.visibility import Sight, sight_of
+from accounts.paging import full_page
+from accounts.visibility import known
 from photos.cached import MEDIA
 from photos.models import Comment, Photo, Status
 from photos.services import get
 from shardmap import cache, replicas
-from shardmap.ids import shard_of_id
+from shardmap.ids import MAX_ID, shard_of_id
 from shardmap.scatter import scatter
 from shardmap.shards import on_shard, shard_transaction
 from workers.outbox import enqueue
 
 LONGEST_COMMENT = 300
 COMMENTS_A_JOB = 100  # of a deleted user: a second or two of work
+
+FIELDS = ("id", "user_id", "text")
 
 Ref = tuple[int, int | None]  # photo, and its owner as far as known
 
@@ -97,24 +99,25 @@ def comments_by_id(comment_ids: Iterable[int]) -> dict[int, dict]:
         by_shard.setdefault(shard_of_id(comment_id), []).append(comment_id)
     sql = 'SELECT id, user_id, text FROM "logical"."photos_comment" WHERE id = ANY(%s)'
     rows = scatter(sql, {shard: [ids] for shard, ids in by_shard.items()})
-    return {row[0]: dict(zip(("id", "user_id", "text"), row, strict=True)) for row in rows}
+    return {row[0]: dict(zip(FIELDS, row, strict=True)) for row in rows}
 
 
-def comments_on(viewer_id: int | None, ref: Ref, cursor: int | None, count: int) -> tuple[list[dict], dict, int | None]:
+def comments_on(viewer_id: int | None, ref: Ref, cursor: int, count: int) -> tuple[list[dict], dict, int | None]:
     """The latest comments, oldest of them first; their authors (kind USERS); the cursor of the page before them.
 
-    Those of people whom the viewer may not know of are left out. Raises as `services.get`.
+    Those of people of whom the viewer may not know are left out. Raises as `services.get`.
     """
-    photo = get(viewer_id, *ref)
-    with on_shard(photo["owner_id"]):
-        comments = Comment.objects.filter(photo_id=photo["id"])
-        if cursor is not None:
-            comments = comments.filter(id__lt=cursor)
-        # One more than asked for tells whether there is a next page.
-        wanted = comments.order_by("-id").values("id", "user_id", "text")[: count + 1]
-        rows = replicas.read(wanted, viewer_id, first=cursor is None)
-    page = rows[:count]
-    users, *sight = cache.fetch((USERS, [row["user_id"] for row in page]), *sight_of(viewer_id))
-    viewer = Sight.of(viewer_id, *sight)
-    shown = [row for row in page[::-1] if row["user_id"] in users and viewer.knows(users[row["user_id"]])]
-    return shown, users, page[-1]["id"] if len(rows) > count else None
+    photo, authors = get(viewer_id, *ref), {}
+
+    def rows_below(position: int, count: int) -> list[tuple]:
+        with on_shard(photo["owner_id"]):
+            comments = Comment.objects.filter(photo_id=photo["id"], id__lt=position).order_by("-id")
+            wanted = comments.values_list("id", "user_id", "text", "id")[:count]
+            return replicas.read(wanted, viewer_id, first=position == MAX_ID)
+
+    def seen(rows: list[tuple]) -> dict[int, dict]:
+        authors.update(known(viewer_id, [row[1] for row in rows]))
+        return {row[0]: dict(zip(FIELDS, row, strict=False)) for row in rows if row[1] in authors}
+
+    page, _, last = full_page(rows_below, seen, cursor, count)
+    return page[::-1], authors, last

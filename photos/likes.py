@@ -4,9 +4,9 @@ from contextlib import suppress
 
 from django.db.models import F
 
-from accounts.cached import USERS
 from accounts.errors import NotFound
-from accounts.visibility import Sight, sight_of
+from accounts.paging import full_page
+from accounts.visibility import known
 from photos.cached import LIKED, MEDIA, liked_id
 from photos.models import Like, Liked, Photo, Status
 from photos.services import get
@@ -33,22 +33,18 @@ def unlike(user_id: int, photo_id: int, owner_id: int | None = None) -> None:
 
 
 def likers_of(
-    viewer_id: int | None, photo_id: int, owner_id: int | None, cursor: int | None, count: int
+    viewer_id: int | None, photo_id: int, owner_id: int | None, cursor: int, count: int
 ) -> tuple[list[dict], int | None]:
     """Who likes a photo, latest first: values of kind USERS, and the cursor of the next page. Raises as `get`."""
     photo = get(viewer_id, photo_id, owner_id)
-    with on_shard(photo["owner_id"]):
-        likes = Like.objects.filter(photo_id=photo_id)
-        if cursor is not None:
-            likes = likes.filter(since__lt=cursor)
-        # One more than asked for tells whether there is a next page.
-        wanted = likes.order_by("-since").values_list("user_id", "since")[: count + 1]
-        rows = replicas.read(wanted, viewer_id, first=cursor is None)
-    page = rows[:count]
-    users, *sight = cache.fetch((USERS, [user_id for user_id, _ in page]), *sight_of(viewer_id))
-    viewer = Sight.of(viewer_id, *sight)
-    people = [users[user_id] for user_id, _ in page if user_id in users and viewer.knows(users[user_id])]
-    return people, page[-1][1] if len(rows) > count else None
+
+    def rows_below(position: int, count: int) -> list[tuple[int, int]]:
+        with on_shard(photo["owner_id"]):
+            likes = Like.objects.filter(photo_id=photo_id, since__lt=position).order_by("-since")
+            return replicas.read(likes.values_list("user_id", "since")[:count], viewer_id, first=position == MAX_ID)
+
+    people, _, last = full_page(rows_below, lambda rows: known(viewer_id, [row[0] for row in rows]), cursor, count)
+    return people, last
 
 
 def likes_of(owner_id: int, photo_id: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 import requests
 from django.conf import settings
 
-from photos import visible
+from accounts import paging
 from tests.accounts.test_oauth import Browser, Client
 from tests.instagram.routes import filled, routes
 from tests.instagram.test_clients import generate_sig
@@ -149,7 +149,7 @@ def test_nothing_is_repeated_or_skipped(world, listing, way):
     there = [one["id"] for one in whole(world, listing, way)]
     pages = walked(world, listing, way)
     assert len(pages) >= len(there) / PAGE > 2
-    if listing.grow is World.photo_arrives:  # pages of people may lack some
+    if "activity" not in listing.path:  # whose pages may lack some
         assert all(len(page) == PAGE for page in pages[:-1])
     if not listing.newest_first:  # the pages are, but not what is on each of them
         pages = [page[::-1] for page in pages]
@@ -219,12 +219,18 @@ def test_a_page_is_full_though_much_is_hidden(world):
 
 def test_where_very_much_is_hidden_a_page_is_short_and_not_the_last(monkeypatch):
     rows = [(n, 1 if n > 3 else 2, n) for n in range(30, 0, -1)]  # the newest 27 are of somebody hidden
-    monkeypatch.setattr(visible, "seen", lambda viewer_id, asked: [{"id": n} for n, owner_id in asked if owner_id == 2])
-    monkeypatch.setattr(visible, "LARGER_STEP", 4)
+    monkeypatch.setattr(paging, "LARGER_STEP", 4)
+
+    def rows_below(position: int, count: int) -> list[tuple]:
+        return [row for row in rows if row[-1] < position][:count]
+
+    def seen(asked: list[tuple]) -> dict[int, int]:
+        return {n: n for n, owner_id, _ in asked if owner_id == 2}
+
     pages, below = [], 31
     while below is not None:
-        found, _, below = visible.page(None, lambda below, n: [row for row in rows if row[2] < below][:n], below, 2)
-        pages.append([photo["id"] for photo in found])
+        found, _, below = paging.full_page(rows_below, seen, below, 2)
+        pages.append(found)
     assert pages == [[], [3, 2], [1]]
 
 
