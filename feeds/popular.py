@@ -16,6 +16,7 @@ from photos.likes import likes_of
 from photos.visible import seen
 from shardmap.ids import time_of_id
 from shardmap.redis_client import Unavailable, redis_client
+from workers.mirror import mirror
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +27,20 @@ SECONDS_FOR_TEN_TIMES = 45_000
 
 def rank(owner_id: int, photo_id: int) -> None:
     """Puts a photo whose likes have changed at its place, or takes it off, as a job."""
-    likes = likes_of(owner_id, photo_id)
     owner = users([owner_id]).get(owner_id)
     redis = redis_client(settings.REDIS_FEEDS_URL)
     entry = f"{photo_id}_{owner_id}"
-    if not likes or owner is None or owner["is_private"]:
-        redis.zrem(KEY, entry)
-        return
-    with redis.pipeline(transaction=True) as pipeline:
-        pipeline.zadd(KEY, {entry: score(photo_id, likes)})
-        pipeline.zremrangebyrank(KEY, 0, -KEPT - 1)
-        pipeline.execute()
+
+    def write(likes: int) -> None:
+        if not likes or owner is None or owner["is_private"]:
+            redis.zrem(KEY, entry)
+            return
+        with redis.pipeline(transaction=True) as pipeline:
+            pipeline.zadd(KEY, {entry: score(photo_id, likes)})
+            pipeline.zremrangebyrank(KEY, 0, -KEPT - 1)
+            pipeline.execute()
+
+    mirror(lambda: likes_of(owner_id, photo_id), write)
 
 
 def score(photo_id: int, likes: int) -> float:

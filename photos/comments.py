@@ -16,10 +16,11 @@ from shardmap import cache, replicas
 from shardmap.ids import MAX_ID, shard_of_id
 from shardmap.scatter import scatter
 from shardmap.shards import on_shard, shard_transaction
-from workers.outbox import enqueue
+from workers.outbox import enqueue, enqueue_many
 
 LONGEST_COMMENT = 300
 COMMENTS_A_JOB = 100  # of a deleted user: a second or two of work
+BURIED_A_JOB = 1000  # of a deleted photo
 
 FIELDS = ("id", "user_id", "text")
 
@@ -65,6 +66,18 @@ def delete_some_of(user_id: int) -> bool:
     for comment_id, text, photo_id, owner_id in rows:
         said = Comment(id=comment_id, photo_id=photo_id, user_id=user_id, text=text)
         _remove({"id": photo_id, "owner_id": owner_id}, said)
+    return bool(rows)
+
+
+def bury_some_of(owner_id: int, photo_id: int) -> bool:
+    """Removes some of the comments on a deleted photo; returns whether there were any left."""
+    with shard_transaction(owner_id):
+        comments = Comment.objects.filter(photo_id=photo_id)
+        rows = list(comments.values_list("id", "user_id", "text")[:BURIED_A_JOB])
+        comments.filter(id__in=[comment_id for comment_id, _, _ in rows]).delete()
+        # The owner's activity is cleared as a whole; that of others has only what mentions them.
+        mentions = [dict(zip(("comment_id", "user_id", "text"), row, strict=True)) for row in rows if "@" in row[2]]
+        enqueue_many("feeds.said", [{"owner_id": owner_id, "photo_id": photo_id, **said} for said in mentions])
     return bool(rows)
 
 

@@ -3,17 +3,27 @@
 from django.db import transaction
 
 from photos import avatars, comments, likes, places, services, sharing, storage, tags
+from shardmap.shards import shard_transaction
 from workers.outbox import enqueue
 from workers.registry import job
 
 job("photos.process")(services.process)
-job("photos.bury")(services.bury)
 job("photos.mirror_like")(likes.mirror_like)
 job("photos.tag")(tags.retag)
 job("photos.rank_tag")(tags.rank)
 job("photos.place")(places.place)
 job("photos.make_avatar")(avatars.make)
 job("photos.drop_avatar")(storage.delete_picture)
+
+
+@job("photos.bury")
+def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
+    """Removes what a deleted photo has left; of its likes and comments, some at a time."""
+    services.bury(owner_id, photo_id, upload_id)
+    left = [some(owner_id, photo_id) for some in (likes.bury_some_of, comments.bury_some_of)]
+    if any(left):
+        with shard_transaction(owner_id):
+            enqueue("photos.bury", owner_id=owner_id, photo_id=photo_id, upload_id=upload_id)
 
 
 @job("photos.erase")

@@ -15,9 +15,10 @@ from shardmap import cache, replicas
 from shardmap.ids import MAX_ID
 from shardmap.shards import on_shard, shard_transaction
 from workers.mirror import mirror
-from workers.outbox import enqueue
+from workers.outbox import enqueue, enqueue_many
 
 LIKES_A_JOB = 100  # of a deleted user: a second or two of work
+BURIED_A_JOB = 1000  # of a deleted photo: a job for each of their likers
 
 
 def like(user_id: int, photo_id: int, owner_id: int | None = None) -> None:
@@ -77,6 +78,17 @@ def unlike_some_of(user_id: int) -> bool:
         with on_shard(user_id):
             Liked.objects.filter(user_id=user_id, photo_id=photo_id).delete()
     return bool(likes)
+
+
+def bury_some_of(owner_id: int, photo_id: int) -> bool:
+    """Removes some of a deleted photo's likes, also from the likers' lists; returns whether there were any left."""
+    with shard_transaction(owner_id):
+        likes = Like.objects.filter(photo_id=photo_id)
+        user_ids = list(likes.values_list("user_id", flat=True)[:BURIED_A_JOB])
+        likes.filter(user_id__in=user_ids).delete()
+        whose = {"photo_id": photo_id, "owner_id": owner_id}
+        enqueue_many("photos.mirror_like", [{"user_id": user_id, **whose} for user_id in user_ids])
+    return bool(user_ids)
 
 
 def mirror_like(user_id: int, photo_id: int, owner_id: int) -> None:

@@ -21,9 +21,8 @@ from accounts.visibility import Sight, sight_of
 from photos import places, storage
 from photos.cached import MEDIA
 from photos.imaging import MAX_BYTES, NotAPicture, render
-from photos.models import Avatar, Comment, Like, Photo, Status
+from photos.models import Avatar, Photo, Status
 from shardmap import cache, photo_map, replicas
-from shardmap.batches import delete_all
 from shardmap.ids import MAX_ID, shard_of_id
 from shardmap.scatter import shards_by_database
 from shardmap.shards import on_logical_shard, on_shard, schema_name, shard_of, shard_transaction
@@ -231,13 +230,10 @@ def _take_off(owner_id: int, photo_id: int) -> None:
 
 
 def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
-    """Removes what a deleted photo has left: its bytes, its entry in the map, its likes and comments."""
+    """Removes a deleted photo's bytes, and its entry in the map."""
     drop_upload(owner_id, upload_id)
     storage.delete_renditions(upload_id)
     photo_map.forget(photo_id)
-    with on_shard(owner_id):
-        for rows in (Like, Comment):
-            delete_all(rows.objects.filter(photo_id=photo_id))
     cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id))
 
 

@@ -102,7 +102,7 @@ def test_only_the_most_popular_are_kept(person, fans, monkeypatch):
     redis.delete(popular.KEY)
 
 
-def test_a_like_costs_a_query_and_one_question_to_redis(person, fans):
+def test_a_like_costs_two_short_queries_and_one_question_to_redis(person, fans):
     one = person()
     media = one.take()
     like(fans[0], media)
@@ -110,7 +110,7 @@ def test_a_like_costs_a_query_and_one_question_to_redis(person, fans):
     popular.rank(one.id, photo_id(media["id"]))  # the owner is in the cache now
     with RoundTrips() as trips:
         popular.rank(one.id, photo_id(media["id"]))
-    assert trips.counted.pop(database_of(shard_of(one.id))) == 1
+    assert trips.counted.pop(database_of(shard_of(one.id))) == 2
     asked = {
         urlsplit(settings.REDIS_FEEDS_URL).port,
         *(int(server.rpartition(":")[2]) for server in settings.MEMCACHED),
@@ -118,6 +118,24 @@ def test_a_like_costs_a_query_and_one_question_to_redis(person, fans):
     assert trips.counted.keys() <= {f"port {port}" for port in asked}
     assert set(trips.counted.values()) == {1}
     assert len(trips.counted) == 2
+
+
+def test_a_photo_that_is_deleted_while_it_is_ranked_is_taken_off(person, fans, monkeypatch):
+    one, read = person(), popular.likes_of
+    media = one.take()
+    like(fans[0], media)
+    settled(one, fans[0])
+
+    def read_and_meanwhile_the_photo_is_deleted(owner_id: int, photo_id: int) -> int:
+        likes = read(owner_id, photo_id)
+        if likes:
+            one.delete(f"media/{media['id']}")
+            settled(one)
+        return likes
+
+    monkeypatch.setattr(popular, "likes_of", read_and_meanwhile_the_photo_is_deleted)
+    popular.rank(one.id, photo_id(media["id"]))
+    assert redis_client(settings.REDIS_FEEDS_URL).zscore(popular.KEY, media["id"]) is None
 
 
 def test_who_turned_private_is_on_it_for_nobody(person, fans):

@@ -81,7 +81,7 @@ class World:
         return f"a picture by {self.name[::-1]}{who} #{self.name} @{self.name}friend"
 
     def comment(self, who: str, media: dict) -> str:
-        return f"{who} says hello to {media['id']}"
+        return f"{who} says hello @{self.name}friend to {media['id']}"
 
     def of_photo(self, who: str) -> set[str]:
         """What nobody may read who may not see somebody's photo."""
@@ -138,15 +138,18 @@ class World:
         settled(*self.people.values())
 
     def photo_in_stores(self, who: str) -> list[str]:
-        """Where something of a photo is still stored. (The likers' own lists name it for good, and do not show it.)"""
+        """Where something of a photo is still stored."""
         media, owner_id = self.media[who], self.people[who].id
         photo = photo_id(media["id"])
         redis = redis_client(settings.REDIS_FEEDS_URL)
         picture = media["images"]["thumbnail"]["url"].rpartition("/")[2].partition("_")[0]
         with on_shard(owner_id):
-            stored = {rows.__name__: rows.objects.filter(photo_id=photo).exists() for rows in (Like, Comment, Activity)}
             row = Photo.objects.get(id=photo)
-            stored["row"] = (row.status, row.caption, row.tags) != (Status.DELETED, "", [])
+        stored = {"row": (row.status, row.caption, row.tags) != (Status.DELETED, "", [])}
+        for person in self.people.values():
+            with on_shard(person.id):
+                for rows in (Like, Comment, Liked, Activity):
+                    stored[rows.__name__, person.id] = rows.objects.filter(photo_id=photo).exists()
         with on_logical_shard(shard_of_tag(self.name)):
             stored["tag"] = Tagging.objects.filter(name=self.name, photo_id=photo).exists()
         stored["place"] = PlacedPhoto.objects.filter(photo_id=photo).exists()

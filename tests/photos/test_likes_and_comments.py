@@ -3,7 +3,7 @@ import threading
 import pytest
 import requests
 
-from photos import likes
+from photos import comments, likes
 from photos.models import Comment, Like, Liked, Photo
 from shardmap.shards import on_shard
 from tests.support import Refused, eventually, photo_id, settled
@@ -249,3 +249,19 @@ def test_a_crash_before_the_mirror_is_made_good_by_its_job(scene, monkeypatch):
     settled(owner, fan)
     assert [liked["id"] for liked in fan.get("users/self/media/liked")] == [media["id"]]
     assert fan.get(f"media/{media['id']}")["user_has_liked"] is True
+
+
+def test_what_is_under_a_deleted_photo_goes_some_at_a_time(person, monkeypatch):
+    one, fans = person(), [person() for _ in range(2)]
+    media = one.take()
+    for fan in fans:
+        like(fan, media)
+        say(fan, media, "hello")
+    settled(one, *fans)
+    for part in (likes, comments):
+        monkeypatch.setattr(part, "BURIED_A_JOB", 1)
+        assert [part.bury_some_of(one.id, photo_id(media["id"])) for _ in range(3)] == [True, True, False]
+    settled(one, *fans)
+    for fan in fans:
+        with on_shard(fan.id):
+            assert not Liked.objects.filter(user_id=fan.id).exists()
