@@ -70,7 +70,7 @@ def delete_some_of(user_id: int) -> bool:
 
 
 def bury_some_of(owner_id: int, photo_id: int) -> bool:
-    """Removes some of the comments on a deleted photo; returns whether there were any left."""
+    """Removes some of the comments on a deleted photo; returns whether there may be more."""
     with shard_transaction(owner_id):
         comments = Comment.objects.filter(photo_id=photo_id)
         rows = list(comments.values_list("id", "user_id", "text")[:BURIED_A_JOB])
@@ -78,7 +78,7 @@ def bury_some_of(owner_id: int, photo_id: int) -> bool:
         # The owner's activity is cleared as a whole; that of others has only what mentions them.
         mentions = [dict(zip(("comment_id", "user_id", "text"), row, strict=True)) for row in rows if "@" in row[2]]
         enqueue_many("feeds.said", [{"owner_id": owner_id, "photo_id": photo_id, **said} for said in mentions])
-    return bool(rows)
+    return len(rows) == BURIED_A_JOB
 
 
 def _remove(photo: dict, said: Comment) -> None:

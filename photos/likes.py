@@ -81,14 +81,14 @@ def unlike_some_of(user_id: int) -> bool:
 
 
 def bury_some_of(owner_id: int, photo_id: int) -> bool:
-    """Removes some of a deleted photo's likes, also from the likers' lists; returns whether there were any left."""
+    """Removes some of a deleted photo's likes, also from the likers' lists; returns whether there may be more."""
     with shard_transaction(owner_id):
         likes = Like.objects.filter(photo_id=photo_id)
         user_ids = list(likes.values_list("user_id", flat=True)[:BURIED_A_JOB])
         likes.filter(user_id__in=user_ids).delete()
         whose = {"photo_id": photo_id, "owner_id": owner_id}
         enqueue_many("photos.mirror_like", [{"user_id": user_id, **whose} for user_id in user_ids])
-    return bool(user_ids)
+    return len(user_ids) == BURIED_A_JOB
 
 
 def mirror_like(user_id: int, photo_id: int, owner_id: int) -> None:
