@@ -46,7 +46,7 @@ class Sight:
             return NOBODY
         between = blocks[viewer_id]
         hidden = frozenset(between["blocked"]) | frozenset(between["blocked_by"])
-        return cls(viewer_id, frozenset(edges[viewer_id]["follows"]), hidden)
+        return cls(viewer_id, edges[viewer_id]["follows"], hidden)
 
     def knows(self, user: dict) -> bool:
         """Whether the viewer may see that this user (a value of kind USERS) exists."""

@@ -1,11 +1,14 @@
 """The endpoints of the home feed, of the popular page and of the activity."""
 
+from collections.abc import Sequence
+
 from accounts.tokens import Caller, Viewer
 from accounts.types import Count, Cursor, Id
-from feeds import activity, popular, schemas, services
+from feeds import activity, home, popular, schemas, services
 from photos.schemas import Media, media_for, media_id
 from photos.types import MediaId
 from shardmap.ids import MAX_ID
+from shardmap.redis_client import Command
 
 
 def home_feed(
@@ -17,6 +20,15 @@ def home_feed(
     page = items[:count]
     cursor = {"max_id": media_id(page[-1])} if len(items) > count else {}
     return media_for(viewer.user_id, page), cursor
+
+
+def _foresee_home_feed(viewer_id: int, params: dict[str, str]) -> Sequence[Command]:
+    count = params.get("count", "20")
+    is_first = "max_id" not in params and count.isdecimal()
+    return home.page_commands(viewer_id, None, int(count[:3]) + 1) if is_first else ()
+
+
+home_feed.foresee = _foresee_home_feed
 
 
 def popular_media(viewer: Caller, count: Count = 20) -> list[Media]:

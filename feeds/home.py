@@ -14,12 +14,13 @@ A script is sent whole each time (EVAL), so a node that was restarted need not b
 a chunk its text is nothing. All keys of a call have one hash tag, so they are on one node of a Redis Cluster.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
 from django.conf import settings
 
+from shardmap import cache
 from shardmap.redis_client import Command, ask_all, redis_client
 
 FEED_LENGTH = 500  # some 25 screens; who scrolls further is served from the shards
@@ -40,10 +41,7 @@ def page(user_id: int, max_id: int | None, count: int) -> tuple[list[Entry], boo
 
     None when the user has no feed in Redis. Raises redis_client.Unavailable, as everything here.
     """
-    key = _key(user_id)
-    # The first page is what nearly everybody reads, and is all that is fetched for it.
-    last = count if max_id is None else -1
-    entries, exists = ask_all(_redis(), [("LRANGE", key, 0, last), ("EXPIRE", key, FEED_SECONDS)])
+    entries, exists = cache.ask(page_commands(user_id, max_id, count))
     if not exists:
         return None
     texts = [entry.decode() for entry in entries]
@@ -52,6 +50,13 @@ def page(user_id: int, max_id: int | None, count: int) -> tuple[list[Entry], boo
     wanted = texts[:count]
     reached_end = END in texts[: count + 1]
     return [_parse(text) for text in wanted if text != END], reached_end
+
+
+def page_commands(user_id: int, max_id: int | None, count: int) -> list[Command]:
+    """What `page` asks Redis."""
+    key = _key(user_id)
+    # The first page is what nearly everybody reads, and is all that is fetched for it.
+    return [("LRANGE", key, 0, count if max_id is None else -1), ("EXPIRE", key, FEED_SECONDS)]
 
 
 def push(user_ids: Iterable[int], entry: Entry) -> None:
@@ -126,6 +131,6 @@ def _call(script: str, keys: Sequence[str], *args: str | int) -> Command:
     return "EVAL", _text_of(script), len(keys), *keys, *args
 
 
-@cache
+@functools.cache
 def _text_of(script: str) -> str:
     return (Path(__file__).parent / "lua" / f"{script}.lua").read_text()

@@ -8,6 +8,7 @@ from shardmap.shards import on_shard
 
 LIKERS_SHOWN = 4  # beside a photo, as Instagram did
 COMMENTS_SHOWN = 8
+LIKED_KEPT = 300  # in the cache, of a user: some 6 kB, and more than are on the pages that most people look at
 
 FIELDS = (
     *("id", "owner_id", "upload_id", "status", "message"),
@@ -47,24 +48,28 @@ def _load_locations(location_ids: list[int]) -> dict[int, dict]:
     return {one["id"]: one for one in locations.values("id", "name", "latitude", "longitude")}
 
 
-def liked_id(user_id: int, photo_id: int) -> str:
-    """How LIKED names a pair."""
-    return f"{user_id}:{photo_id}"
+def _load_liked(user_ids: list[int]) -> dict[int, dict]:
+    return {user_id: _newest_liked(user_id) for user_id in user_ids}
 
 
-def _load_liked(pairs: list[str]) -> dict[str, bool]:
-    photos_of: dict[int, list[int]] = {}
-    for pair in pairs:
-        user_id, photo_id = map(int, pair.split(":"))
-        photos_of.setdefault(user_id, []).append(photo_id)
-    liked = dict.fromkeys(pairs, False)
-    for user_id, photo_ids in photos_of.items():
-        with on_shard(user_id):
-            found = Liked.objects.filter(user_id=user_id, photo_id__in=photo_ids)
-            liked |= {liked_id(user_id, photo_id): True for photo_id in found.values_list("photo_id", flat=True)}
-    return liked
+def _newest_liked(user_id: int) -> dict:
+    with on_shard(user_id):
+        newest = Liked.objects.filter(user_id=user_id).order_by("-photo_id")
+        photo_ids = list(newest.values_list("photo_id", flat=True)[:LIKED_KEPT])
+    return {"photos": photo_ids, "from": photo_ids[-1] if len(photo_ids) == LIKED_KEPT else 0}
+
+
+def liked_among(user_id: int, photo_ids: list[int], newest: dict) -> frozenset[int]:
+    """Which of some photos a user likes; `newest` is the user's value of kind LIKED."""
+    older = [photo_id for photo_id in photo_ids if photo_id < newest["from"]]
+    if not older:
+        return newest["photos"]
+    with on_shard(user_id):
+        found = Liked.objects.filter(user_id=user_id, photo_id__in=older)
+        return newest["photos"].union(found.values_list("photo_id", flat=True))
 
 
 MEDIA = cache.Kind("media", _load_media, SELECT_MEDIA)  # a photo's row, its latest likers and comments
-LIKED = cache.Kind("liked", _load_liked, "bool")  # whether a user likes a photo
+# Those of the photos that a user likes which were published last, and from which photo on that is all of them.
+LIKED = cache.Kind("liked", _load_liked, "photos from", lambda value: value | {"photos": frozenset(value["photos"])})
 LOCATIONS = cache.Kind("location", _load_locations, "id name latitude longitude")

@@ -38,7 +38,7 @@ def comment(user_id: int, ref: Ref, text: str) -> dict:
             raise NotFound(f"there is no media {photo['id']}")
         added = Comment.objects.create(photo_id=photo["id"], user_id=user_id, text=text)
         _changed(photo, added)
-    cache.forget(MEDIA.key(photo["id"]))
+    cache.refresh(MEDIA, photo["id"])
     return {"id": added.id, "user_id": user_id, "text": text}
 
 
@@ -86,7 +86,7 @@ def _remove(photo: dict, said: Comment) -> None:
         if Comment.objects.filter(id=said.id).delete()[0]:
             Photo.objects.filter(id=photo["id"]).update(comments=F("comments") - 1)
             _changed(photo, said)
-    cache.forget(MEDIA.key(photo["id"]))
+    cache.refresh(MEDIA, photo["id"])
 
 
 def _changed(photo: dict, said: Comment) -> None:

@@ -7,7 +7,7 @@ from django.db.models import F
 from accounts.errors import NotFound
 from accounts.paging import full_page
 from accounts.visibility import known
-from photos.cached import LIKED, MEDIA, liked_id
+from photos.cached import LIKED, MEDIA
 from photos.models import Like, Liked, Photo, Status
 from photos.services import get
 from photos.visible import Row, page
@@ -94,8 +94,7 @@ def bury_some_of(owner_id: int, photo_id: int) -> bool:
 def mirror_like(user_id: int, photo_id: int, owner_id: int) -> None:
     """The rest of `like` and `unlike`, as a job: whatever of it the request did not get to."""
     _mirror(user_id, photo_id, owner_id)
-    keys = MEDIA.key(photo_id), LIKED.key(liked_id(user_id, photo_id)), *replicas.keys_of_writers(user_id)
-    cache.forget_surely(*keys)
+    cache.refresh_surely(MEDIA, photo_id, LIKED.key(user_id), *replicas.keys_of_writers(user_id))
 
 
 def _set(user_id: int, photo: dict, *, liked: bool) -> None:
@@ -115,7 +114,7 @@ def _set(user_id: int, photo: dict, *, liked: bool) -> None:
             enqueue("feeds.liked", user_id=user_id, owner_id=owner_id, photo_id=photo_id)
     if changed:
         _mirror(user_id, photo_id, owner_id)
-    cache.forget(MEDIA.key(photo_id), LIKED.key(liked_id(user_id, photo_id)))
+    cache.refresh(MEDIA, photo_id, LIKED.key(user_id))
 
 
 def _mirror(user_id: int, photo_id: int, owner_id: int) -> None:

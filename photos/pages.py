@@ -8,6 +8,7 @@ import re
 from typing import Annotated
 from urllib.parse import urlencode, urlsplit
 
+import orjson
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -107,7 +108,7 @@ def _public(code: str) -> dict | None:
         photo = services.get(None, photo_of_shortcode(code))
     except (NotFound, NotAllowed):
         return None
-    return next(iter(media_for(None, [photo])), None)
+    return next((orjson.loads(orjson.dumps(media)) for media in media_for(None, [photo])), None)
 
 
 def _public_or_404(code: str) -> dict:

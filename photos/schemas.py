@@ -1,8 +1,12 @@
 """What a photo looks like in the API. The API's description is made of these types (instagram/api/openapi.py)."""
 
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from operator import is_
+from types import SimpleNamespace
 from typing import Annotated, Literal
 
+import orjson
 from django.conf import settings
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -13,7 +17,7 @@ from accounts.schemas import ShortUser, User, short_user
 from accounts.types import IdText, TimeText
 from accounts.visibility import Sight, sight_of
 from photos import models, storage
-from photos.cached import LIKED, LOCATIONS, liked_id
+from photos.cached import LIKED, LOCATIONS, liked_among
 from photos.imaging import RENDITIONS
 from photos.models import Status
 from photos.tags import tags_in
@@ -23,7 +27,7 @@ from shardmap.ids import EPOCH_MS, milliseconds_of_id
 
 SHORTCODE_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 LONGEST_SHORTCODE = 11  # 63 bits, 6 each
-MADE = 50_000  # pieces of each kind that a process keeps
+MADE = 20_000  # photos of which a process keeps what it has made: some 2 kB each
 
 
 class Image(TypedDict):
@@ -192,26 +196,85 @@ def media_for(viewer_id: int | None, photos: list[dict]) -> list[Media]:
     """Photos (values of the cache's kind MEDIA, which the viewer may see) as the API has them, in their order.
 
     Beside Instagram's fields, `status` (processing, ready, rejected) and `message` (why it was rejected), which only
-    its owner ever sees other than "ready". Likers and commenters whom the viewer may not know of are left out.
+    its owner ever sees other than "ready". Likers and commenters whom the viewer may not know of are left out. Each is
+    an `orjson.Fragment`: JSON that is ready to be sent.
     """
-    people = {
-        user_id
-        for photo in photos
-        for user_id in (photo["owner_id"], *photo["likers"], *(said["user_id"] for said in photo["latest_comments"]))
-    }
-    users, liked, locations, *sight = cache.fetch(
-        (USERS, people),
-        (LIKED, [] if viewer_id is None else [liked_id(viewer_id, photo["id"]) for photo in photos]),
-        (LOCATIONS, {photo["location_id"] for photo in photos} - {None}),
-        *sight_of(viewer_id),
-    )
-    viewer = Sight.of(viewer_id, *sight)
-    known = {user_id: short_user(user) for user_id, user in users.items() if viewer.knows(user)}
-    return [
-        _media(photo, known, liked.get(liked_id(viewer_id, photo["id"]), False), locations)
-        for photo in photos
-        if photo["owner_id"] in known
-    ]
+    liked, *sight = cache.fetch((LIKED, [] if viewer_id is None else [viewer_id]), *sight_of(viewer_id))
+    hidden = Sight.of(viewer_id, *sight).hidden
+    photo_ids = [photo["id"] for photo in photos]
+    likes = () if viewer_id is None else liked_among(viewer_id, photo_ids, liked[viewer_id])
+    made = {photo["id"]: _rendering_of(photo["id"]).made for photo in photos}
+    held = cache.held(USERS), cache.held(LOCATIONS)
+    stale = [photo for photo in photos if not (one := made[photo["id"]]) or not one.is_of(photo, *held, hidden)]
+    made |= _render(stale, hidden)
+    return [made[photo_id].json(photo_id in likes) for photo_id in photo_ids if made[photo_id].is_shown]
+
+
+class _Rendering:
+    """The JSON of a photo, and what it was made of: values of the cache, which are the same objects until they change.
+
+    Most of those who read a photo see the same of it, so it is made anew only when something in it has changed, or for
+    a viewer who may see less.
+    """
+
+    def __init__(self, photo: dict, users: dict[int, dict], location: dict | None) -> None:
+        self._photo, self._location = photo, location
+        self._people = _people_in(photo)
+        self._users = [users.get(user_id) for user_id in self._people]
+        self._lacks_somebody = None in self._users
+        self.is_shown = self._users[0] is not None  # the owner
+
+    def is_of(
+        self, photo: dict, users: Mapping[int, dict], locations: Mapping[int, dict], hidden: frozenset[int]
+    ) -> bool:
+        """Whether this is still it, for a viewer from whom some are hidden, as far as this process has copies of it."""
+        return (
+            self._photo is photo
+            and not self._lacks_somebody
+            and all(map(is_, map(users.get, self._people), self._users))
+            and locations.get(photo["location_id"]) is self._location
+            and (not hidden or hidden.isdisjoint(self._people))
+        )
+
+    def json(self, has_liked: bool) -> orjson.Fragment:
+        return self._liked if has_liked else self._not_liked
+
+    @cached_property
+    def _liked(self) -> orjson.Fragment:
+        return self._json(True)
+
+    @cached_property
+    def _not_liked(self) -> orjson.Fragment:
+        return self._json(False)
+
+    def _json(self, has_liked: bool) -> orjson.Fragment:
+        users = {user["id"]: short_user(user) for user in self._users if user}
+        return orjson.Fragment(orjson.dumps(_media(self._photo, users, has_liked, self._location)))
+
+
+def _render(photos: list[dict], hidden: frozenset[int]) -> dict[int, _Rendering]:
+    """Renderings for a viewer from whom these users are hidden; those in which none of them is, are kept for all."""
+    if not photos:
+        return {}
+    people = {user_id for photo in photos for user_id in _people_in(photo)}
+    places = {photo["location_id"] for photo in photos} - {None}
+    users, locations = cache.fetch((USERS, people - hidden), (LOCATIONS, places))
+    made = {photo["id"]: _Rendering(photo, users, locations.get(photo["location_id"])) for photo in photos}
+    for photo in photos:
+        if hidden.isdisjoint(_people_in(photo)):
+            _rendering_of(photo["id"]).made = made[photo["id"]]
+    return made
+
+
+def _people_in(photo: dict) -> tuple[int, ...]:
+    """The owner, the likers and the commenters."""
+    return photo["owner_id"], *photo["likers"], *(comment["user_id"] for comment in photo["latest_comments"])
+
+
+@lru_cache(MADE)
+def _rendering_of(photo_id: int) -> SimpleNamespace:
+    """Where a photo's last rendering is kept, as `made`."""
+    return SimpleNamespace(made=None)
 
 
 def media_of(viewer_id: int | None, photo: dict) -> Media:
@@ -221,7 +284,7 @@ def media_of(viewer_id: int | None, photo: dict) -> Media:
     raise NotFound(f"there is no media {photo['id']}")
 
 
-def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, locations: dict[int, dict]) -> Media:
+def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, place: dict | None) -> Media:
     user = users[photo["owner_id"]]
     return {
         "id": media_id(photo),
@@ -238,7 +301,7 @@ def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, locations:
         },
         "tags": list(dict.fromkeys((*tags_in(photo["caption"]), *photo["tags"]))),
         "filter": photo["filter"],
-        "location": _location(photo, locations),
+        "location": _location(photo, place),
         "link": _link(photo["id"]),
         "created_time": created_time(photo["id"]),
         "user_has_liked": has_liked,
@@ -304,12 +367,10 @@ def _caption(photo: dict, user: ShortUser) -> Comment | None:
     }
 
 
-def _location(photo: dict, locations: dict[int, dict]) -> Location | Point | None:
+def _location(photo: dict, place: dict | None) -> Location | Point | None:
     if photo["latitude"] is None:
         return None
-    if photo["location_id"] in locations:
-        return location(locations[photo["location_id"]])
-    return {"latitude": photo["latitude"], "longitude": photo["longitude"]}
+    return location(place) if place else {"latitude": photo["latitude"], "longitude": photo["longitude"]}
 
 
 def location(place: dict) -> Location:

@@ -5,18 +5,22 @@ cached copy, and then the first one stores what it had read. Leases close it (Ni
 Facebook", NSDI 2013, section 3.2.1), made here of plain Memcached commands:
 
     miss → add(key, lease)          a placeholder of our own; fails when somebody else was first
-         → gets(key)                our lease, with its version
+         → gets(key)                our lease, with its version; or somebody else's: wait for what that one stores
          → read the row
          → cas(key, row, version)   stored only if nothing touched the key since
 
 Whoever changes a row deletes the key after the commit. That takes the lease away too, so a fill that began before
-finds its version gone and stores nothing.
+finds its version gone and stores nothing. What many read is not deleted but read anew, and put in the old one's place
+(`refresh`), so that a like on a hot photo sends nobody to the shards.
 
 A key lives on `servers[crc32(key) % n]` and nowhere else. Libraries that send a dead server's keys to its neighbours
-come back to stale copies once it returns; here, a server that is away is a miss.
+come back to stale copies once it returns; here, a server that is away is a miss. One that was asked to delete a key
+and did not answer may come back with that key: it is fenced off for everybody until it has been emptied.
 
 How a change reaches the cache for sure: the service calls `forget` after its commit, and the job that it wrote to
 the outbox with the change calls `forget_surely`, which fails, and so is tried again, until it has succeeded.
+
+A request's fetches also use the copies that this process keeps (shardmap/copies.py).
 """
 
 import logging
@@ -24,25 +28,32 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 from zlib import crc32
 
 import orjson
 from django.conf import settings
+from django.db import Error
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
+
+from shardmap import copies, redis_client
+from shardmap.copies import Copies, View
+from shardmap.redis_client import Command
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_LIVE = 24 * 3600  # a bound on any mistake of ours, not the way rows stay fresh
-LEASE_SECONDS = 10  # longer than any read of a row may take
+LEASE_SECONDS = 2  # then the next one may fill, should the first have died
+WAIT_SECONDS, PAUSE_SECONDS = 1.0, 0.003  # for what another fills: at most, and between two looks
+REFRESHES = 3  # tries to put a changed value in the old one's place, before it is deleted
 SECONDS_DOWN = 1  # a server that failed is left alone for so long; then one caller tries, and waits
 LEASE = b"?"  # no value begins so
-PARSED = 20_000  # values that a process keeps parsed, of at most MOST_PARSED bytes: some 70 MB
-MOST_PARSED = 4_000
+AT_ONCE = -1  # seconds to live
 
 GET = re.compile(rb"get( [!-~]{1,250})+\r\n")
 END = b"END\r\n"
@@ -54,6 +65,7 @@ _Hangup = (MemcacheUnexpectedCloseError, ConnectionResetError, BrokenPipeError)
 
 _local = threading.local()
 _down_until: dict[str, float] = {}
+_copies = Copies()
 
 
 @dataclass(frozen=True)
@@ -63,11 +75,13 @@ class Kind:
     `load` gets the IDs that the cache lacks and returns {id: what `json` can hold}; what does not exist it leaves
     out, and that is asked for anew each time. `shape` names the value's fields: what code of another shape has cached,
     before a deploy or during one, is a miss. (The key stays the same, so that either code's invalidations count.)
+    `made_of` turns what came from JSON into what `fetch` returns, once for all who share it.
     """
 
     prefix: str
     load: Callable[[list], dict[Any, Any]]
     shape: str
+    made_of: Callable[[Any], Any] = lambda value: value
 
     def key(self, item_id: Any) -> str:
         return f"{self.prefix}:{item_id}"
@@ -77,61 +91,175 @@ class Kind:
         """What cached values of this shape begin with."""
         return b"%08x " % crc32(self.shape.encode())
 
+    @property
+    def copied_as(self) -> tuple[str, str]:
+        return self.prefix, self.shape
+
+    def value(self, text: bytes) -> Any:
+        return self.made_of(orjson.loads(text.partition(b" ")[2]))  # behind the stamp
+
+
+def begin_request(**_: Any) -> None:
+    """From here on, what the first fetch of this thread, or `listen`, hears of changes holds for all its fetches."""
+    _local.in_request, _local.view, _local.ahead = True, None, {}
+
+
+def end_request(**_: Any) -> None:
+    _local.in_request, _local.view, _local.ahead = False, None, {}
+
+
+def listen(command: Command, ahead: Sequence[Command] = ()) -> Any:
+    """The reply to a command for the feeds' Redis, or an exception; along with it, this request hears of changes.
+
+    Commands that the request will probably need are asked `ahead`, and answered by `ask`.
+    """
+    _local.view, (reply, *replies) = _copies.listen(command, *ahead)
+    _local.ahead = dict(zip(ahead, replies, strict=True))
+    return reply
+
+
+def ask(commands: Sequence[Command]) -> list:
+    """`redis_client.ask_all` for the feeds' Redis; what `listen` has asked ahead is answered, once, by that."""
+    known = getattr(_local, "ahead", {})
+    if all(command in known for command in commands):
+        return redis_client.unless_error([known.pop(command) for command in commands])
+    return redis_client.ask_all(redis_client.redis_client(settings.REDIS_FEEDS_URL), commands)
+
+
+def glimpse(kind: Kind, item_id: Any) -> Any:
+    """What this process last knew; good for a guess that harms nobody."""
+    return _copies.of(kind.copied_as).get(item_id)
+
 
 def fetch(*wanted: tuple[Kind, Iterable]) -> list[dict[Any, Any]]:
     """Things of several kinds, one round trip a server: `users, media = fetch((USERS, user_ids), (MEDIA, media_ids))`.
 
     Returns a dict {id: value} for each pair. Misses cost one more round trip for the leases and their kind's `load`.
-    A value is shared with all who fetch it: it must not be changed.
+    Out of a `request`, it costs a round trip to Redis, too. A value is shared with all who fetch it: it must not be
+    changed.
     """
-    keys = [{item_id: kind.key(item_id) for item_id in item_ids} for kind, item_ids in wanted]
-    cached = _get_many([key for of_kind in keys for key in of_kind.values()])
-    return [_with_misses_filled(kind, of_kind, cached) for (kind, _), of_kind in zip(wanted, keys, strict=True)]
+    view = _view()
+    found, missing = [], []
+    for kind, item_ids in wanted:
+        copied = _copies.of(kind.copied_as) if view.moment else {}
+        item_ids = list(item_ids)
+        try:
+            found.append({item_id: copied[item_id] for item_id in item_ids})
+            missing.append({})
+        except KeyError:  # also when another thread drops one in between
+            values = ((item_id, copied.get(item_id)) for item_id in item_ids)
+            found.append({item_id: value for item_id, value in values if value is not None})
+            missing.append({item_id: kind.key(item_id) for item_id in item_ids if item_id not in found[-1]})
+    if any(missing):
+        cached = _get_many([key for keys in missing for key in keys.values()], view)
+        for (kind, _), of_kind, keys in zip(wanted, found, missing, strict=True):
+            of_kind |= _with_misses_filled(kind, keys, cached, view)
+    return found
 
 
-def _with_misses_filled(kind: Kind, keys: dict[Any, str], cached: dict[str, bytes]) -> dict[Any, Any]:
-    stamp = kind.stamp
-    found = {
-        item_id: _value(text) for item_id, key in keys.items() if (text := cached.get(key)) and text.startswith(stamp)
-    }
-    if len(found) == len(keys):
-        return found
-    missing = {item_id: key for item_id, key in keys.items() if item_id not in found}
-    # The leases first, the rows after: a row must not be older than its lease.
-    versions = _lease(list(missing.values()), stamp)
-    loaded = kind.load(list(missing))
-    fills = {
-        missing[item_id]: (stamp + orjson.dumps(value), versions[missing[item_id]])
-        for item_id, value in loaded.items()
-        if missing[item_id] in versions
-    }
-    _fill(fills)
-    return found | loaded
+def held(kind: Kind) -> Mapping[Any, Any]:
+    """What this process has copies of and a `fetch` would return; asks no server. To be used at once."""
+    return _copies.of(kind.copied_as) if _view().moment else {}
 
 
-def _value(text: bytes) -> Any:
-    """What a cached text holds. What many read is parsed once; what was changed is another text."""
-    return _parsed_once(text) if len(text) <= MOST_PARSED else _parsed(text)
+def _view() -> View:
+    """What this request has heard of; outside of one, what can be heard now."""
+    view = getattr(_local, "view", None)
+    if view is None:
+        view, _ = _copies.listen()
+        if getattr(_local, "in_request", False):
+            _local.view = view
+    return view
 
 
-def _parsed(text: bytes) -> Any:
-    return orjson.loads(text.partition(b" ")[2])  # behind the stamp
+def _with_misses_filled(kind: Kind, keys: dict[Any, str], cached: dict[str, bytes], view: View) -> dict[Any, Any]:
+    found, missing = {}, {}
+    for item_id, key in keys.items():
+        text = cached.get(key)
+        if text and text.startswith(kind.stamp):
+            found[item_id] = value = kind.value(text)
+            _copies.keep(kind.copied_as, item_id, key, value, len(text), view)
+        else:
+            missing[item_id] = key
+    return found | _filled(kind, missing, view) if missing else found
 
 
-_parsed_once = lru_cache(PARSED)(_parsed)
+def _filled(kind: Kind, missing: dict[Any, str], view: View) -> dict[Any, Any]:
+    """Reads what the cache lacks, each by one who has its lease; the others wait for that one."""
+    found: dict[Any, Any] = {}
+    nonce = LEASE + secrets.token_hex(12).encode()
+    until = time.monotonic() + WAIT_SECONDS
+    while missing:
+        # The leases first, the rows after: a row must not be older than its lease.
+        texts = _lease(list(missing.values()), nonce, view)
+        ours, others = {}, {}
+        for item_id, key in missing.items():
+            text, version = texts.get(key, (b"", b""))
+            if text.startswith(kind.stamp):
+                found[item_id] = kind.value(text)
+            elif text == nonce or not text.startswith(LEASE):
+                # A value of another shape is as good as a lease: it may be replaced, unless something touches it.
+                ours[item_id] = key, version
+            elif time.monotonic() < until:
+                others[item_id] = key
+            else:
+                ours[item_id] = key, b""  # not ours, but whoever has it is late
+        if ours:
+            found |= _loaded(kind, ours, view)
+        elif others:
+            time.sleep(PAUSE_SECONDS)
+        missing = others
+    return found
+
+
+def _loaded(kind: Kind, ours: dict[Any, tuple[str, bytes]], view: View) -> dict[Any, Any]:
+    """Reads from the truth, and stores it where we have a version; what is not there, nobody shall wait for."""
+    loaded: dict[Any, Any] = {}
+    try:
+        loaded = kind.load(list(ours))
+    finally:
+        texts = {item_id: kind.stamp + orjson.dumps(value) for item_id, value in loaded.items()}
+        _fill({key: (texts.get(item_id), version) for item_id, (key, version) in ours.items() if version}, view)
+    return {item_id: kind.made_of(value) for item_id, value in loaded.items()}
 
 
 def forget(*keys: str) -> None:
-    """Deletes keys after a change was committed; a server that is away is passed over (see `forget_surely`)."""
-    _delete(keys, surely=False)
+    """Deletes keys after a change was committed; what is away is passed over (see `forget_surely`)."""
+    try:
+        forget_surely(*keys)
+    except redis_client.Unavailable as error:
+        logger.warning("not everybody may know yet that %s changed: %s", " ".join(keys), error)
 
 
 def forget_surely(*keys: str) -> None:
-    """Deletes keys; raises one of `Unavailable` when a server may still hold one. For jobs, which are tried again."""
-    _delete(keys, surely=True)
+    """Deletes keys; raises redis_client.Unavailable if somebody may still see one. For jobs, which are tried again."""
+    _changed(keys, _delete(keys))
 
 
-def _get_many(keys: list[str]) -> dict[str, bytes]:
+def refresh(kind: Kind, item_id: Any, *keys: str) -> None:
+    """`forget`, but what many read is not deleted: where it is cached, what was committed takes its place at once."""
+    try:
+        refresh_surely(kind, item_id, *keys)
+    except redis_client.Unavailable as error:
+        logger.warning("not everybody may know yet that %s changed: %s", kind.key(item_id), error)
+
+
+def refresh_surely(kind: Kind, item_id: Any, *keys: str) -> None:
+    """`refresh` as `forget_surely` is to `forget`."""
+    key = kind.key(item_id)
+    silent = _delete(keys if _replaced(kind, item_id) else (key, *keys))
+    _changed((key, *keys), silent)
+
+
+def _changed(keys: tuple[str, ...], silent: list[str]) -> None:
+    """Tells everybody, once Memcached has nothing old any more, but for the servers that are silent."""
+    _copies.forget(keys)
+    for server in silent:
+        copies.fence(server)
+    copies.tell(keys)
+
+
+def _get_many(keys: list[str], view: View) -> dict[str, bytes]:
     """What the servers have of these keys: all are asked before the first answer is waited for.
 
     Not by pymemcache's own `get_many`, which spends 12 µs a key (measured) on reading an answer line by line.
@@ -141,7 +269,7 @@ def _get_many(keys: list[str]) -> dict[str, bytes]:
     unread: list[str] = []
     try:
         for server, question in questions.items():
-            if _ask(server, partial(_send, question)):
+            if _ask(server, partial(_send, question), view):
                 unread.append(server)
         while unread:
             # Also of a server that was given up meanwhile, by another thread.
@@ -186,40 +314,60 @@ def _receive(question: bytes, client: Client) -> bytes:
     return bytes(answer)
 
 
-def _lease(keys: list[str], stamp: bytes) -> dict[str, bytes]:
-    """Takes leases; returns {key: version} of those that are now ours.
-
-    A value of another shape is as good as a lease: it may be replaced, unless something touches the key meanwhile.
-    """
-    ours: dict[str, bytes] = {}
-    nonce = LEASE + secrets.token_bytes(12).hex().encode()
+def _lease(keys: list[str], nonce: bytes, view: View) -> dict[str, tuple[bytes, bytes]]:
+    """Takes leases where there is nothing; returns {key: (what is there now, its version)}."""
 
     def take(client: Client, its_keys: list[str]) -> dict[str, tuple[bytes, bytes]]:
         for key in its_keys:
             client.add(key, nonce, expire=LEASE_SECONDS, noreply=True)
         return client.gets_many(its_keys)
 
+    texts: dict[str, tuple[bytes, bytes]] = {}
     for server, its_keys in _by_server(keys).items():
-        answers = _ask(server, lambda client, k=its_keys: take(client, k)) or {}
-        ours |= {
-            key: version
-            for key, (value, version) in answers.items()
-            if value == nonce or not value.startswith((LEASE, stamp))
-        }
-    return ours
+        texts |= _ask(server, lambda client, k=its_keys: take(client, k), view) or {}
+    return texts
 
 
-def _fill(fills: dict[str, tuple[bytes, bytes]]) -> None:
+def _fill(fills: dict[str, tuple[bytes | None, bytes]], view: View) -> None:
+    """Stores texts where nothing has touched the keys since they had these versions; None: takes the lease away."""
+
     def store(client: Client, its_keys: list[str]) -> None:
         for key in its_keys:
-            value, version = fills[key]
-            client.cas(key, value, version, expire=SECONDS_TO_LIVE, noreply=True)
+            text, version = fills[key]
+            seconds = AT_ONCE if text is None else SECONDS_TO_LIVE
+            client.cas(key, text or LEASE, version, expire=seconds, noreply=True)
 
     for server, its_keys in _by_server(fills).items():
-        _ask(server, lambda client, k=its_keys: store(client, k))
+        _ask(server, lambda client, k=its_keys: store(client, k), view)
 
 
-def _delete(keys: Iterable[str], surely: bool) -> None:
+def _replaced(kind: Kind, item_id: Any) -> bool:
+    """Puts the committed value in the place of a cached one, or of a lease; returns whether no older one is left."""
+    key = kind.key(item_id)
+    (server,) = _by_server([key])
+    try:
+        for _ in range(REFRESHES):
+            text, version = _call(server, lambda client: client.gets(key))
+            if text is None:
+                return True
+            loaded = kind.load([item_id])
+            if item_id not in loaded:
+                return False
+            value = kind.stamp + orjson.dumps(loaded[item_id])
+            if _call(server, lambda client, v=value, n=version: client.cas(key, v, n, expire=SECONDS_TO_LIVE)):
+                return True
+    except ConnectionRefusedError:
+        return True  # see _delete
+    except Unavailable as error:
+        _give_up(server, error)
+    except Error as error:
+        logger.warning("%s is deleted, since it cannot be read: %s", key, error)
+    return False
+
+
+def _delete(keys: Iterable[str]) -> list[str]:
+    """Deletes keys; returns the servers that may still have one."""
+    silent = []
     for server, its_keys in _by_server(keys).items():
         try:
             _call(server, lambda client, k=its_keys: client.delete_many(k, noreply=False))
@@ -228,18 +376,28 @@ def _delete(keys: Iterable[str], surely: bool) -> None:
             continue
         except Unavailable as error:
             _give_up(server, error)
-            if surely:
-                raise
+            silent.append(server)
+    return silent
 
 
-def _ask(server: str, question: Callable[[Client], Any]) -> Any:
-    """The answer of one server, or None when it is away."""
+def _ask(server: str, question: Callable[[Client], Any], view: View) -> Any:
+    """The answer of one server, or None when it is away, or fenced off."""
+    fence = view.fences.get(server)
     until = _down_until.get(server)
-    if until is not None:
-        if until > time.monotonic():
+    if until is not None or fence:
+        if until is not None and until > time.monotonic():
             return None
         _down_until[server] = time.monotonic() + SECONDS_DOWN  # one tries; the others go on without it meanwhile
+    if fence:
+        _try(server, partial(_empty, server, fence))
+        return None
     return _try(server, question)
+
+
+def _empty(server: str, fence: bytes, client: Client) -> None:
+    client.flush_all(noreply=False)
+    with suppress(*redis_client.Unavailable):
+        copies.lift(server, fence)
 
 
 def _try(server: str, question: Callable[[Client], Any]) -> Any:

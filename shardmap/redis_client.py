@@ -63,6 +63,8 @@ class Server:
 
 
 _servers: dict[tuple[str, int], Server] = {}
+_connections = 0
+_local = threading.local()
 
 
 class Connection(redis.Connection):
@@ -71,14 +73,19 @@ class Connection(redis.Connection):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self._server = _servers.setdefault((self.host, self.port), Server(f"{self.host}:{self.port}"))
+        self._owed = False  # replies
 
     def connect_check_health(self, *args, **options):  # also by what is sent once more; `connect` is not
+        global _connections
         self._server.enter()
+        before = self._sock
         try:
             super().connect_check_health(*args, **options)
         except SILENT:
             self._server.fell_silent()
             raise
+        if self._sock is not before:
+            _connections += 1
 
     def read_response(self, *args, **options):
         try:
@@ -94,6 +101,9 @@ class Connection(redis.Connection):
 
         With `receive`, what a pipeline of redis-py does, with less work: `manage.py bench shardmap` has both.
         """
+        if self._owed:  # whoever asked last was interrupted, and has not read what comes next
+            self.disconnect()
+        self._owed = True
         try:
             self.send_packed_command([b"".join([hiredis.pack_command(command) for command in commands])])
         except SILENT:
@@ -116,6 +126,7 @@ class Connection(redis.Connection):
                 raise redis.ConnectionError(f"{self.host}:{self.port}: {error}") from error
             raise
         self._server.answered()
+        self._owed = False
         return replies
 
 
@@ -180,11 +191,26 @@ def ask(client: Client, commands: Sequence[Command]) -> list:
 
 def ask_all(client: Client, commands: Sequence[Command]) -> list:
     """`ask` for whom one error is as bad as many: raises the first."""
-    replies = ask(client, commands)
+    return unless_error(ask(client, commands))
+
+
+def unless_error(replies: list) -> list:
+    """Raises the first that is an error."""
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
     return replies
+
+
+def connections() -> int:
+    """How many connections this process has opened by now, to any Redis: while that is the same, so are the servers."""
+    return _connections
+
+
+def disconnect() -> None:
+    """Closes this thread's connections."""
+    for connection in _local.__dict__.pop("connections", {}).values():
+        connection.disconnect()
 
 
 def nodes(client: Client) -> dict[str, redis.Redis]:
@@ -215,15 +241,12 @@ def _key_of(command: Command) -> bytes | str | int:
 
 def _send(server: redis.Redis, commands: Sequence[Command]) -> Connection | redis.RedisError:
     """The connection on which the replies will come, or why none will."""
-    pool, connection = server.connection_pool, None
+    connection = _connection_to(server)
     try:
-        connection = pool.get_connection()
         connection.send(commands)
-        return connection
     except redis.RedisError as error:
-        if connection:
-            pool.release(connection)
         return error
+    return connection
 
 
 def _replies(
@@ -235,11 +258,17 @@ def _replies(
             return sent.receive(len(commands))
         except redis.RedisError as failed:
             error = failed
-        finally:
-            server.connection_pool.release(sent)
     if once_more and isinstance(error, redis.ConnectionError):
         return _replies(server, commands, _send(server, commands), once_more=False)
     return [error] * len(commands)
+
+
+def _connection_to(server: redis.Redis) -> Connection:
+    """This thread's connection: the pool's way to one, and to see that it is alive, costs more than a question."""
+    mine, pool = _local.__dict__.setdefault("connections", {}), server.connection_pool
+    if pool not in mine:
+        mine[pool] = pool.connection_class(**pool.connection_kwargs)
+    return mine[pool]
 
 
 def _redirected(client: Cluster, command: Command, error: AskError) -> Any:

@@ -15,7 +15,7 @@ os.environ.setdefault("STACK", "test")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
 django.setup()
 
-from shardmap.redis_client import redis_client  # noqa: E402  (needs the settings)
+from shardmap import redis_client  # noqa: E402  (needs the settings)
 from tests.support import Person, ctl, eventually, get  # noqa: E402
 
 
@@ -31,8 +31,9 @@ def fresh_connections():
     """A test may kill the servers that this process is connected to; the next one begins with none."""
     yield
     connections.close_all()
+    redis_client.disconnect()
     for url in (settings.REDIS_SHARDMAP_URL, settings.REDIS_FEEDS_URL):
-        redis_client(url).connection_pool.disconnect()
+        redis_client.redis_client(url).connection_pool.disconnect()
 
 
 @pytest.fixture(scope="module")

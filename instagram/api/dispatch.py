@@ -9,12 +9,15 @@ nobody to whom the answer is. Every other parameter comes from the path, the que
 object), and is checked by pydantic against its type. The function returns `data`, or `(data, cursor)` for a page, where
 `cursor` holds the parameters that ask for the next page, or is empty on the last one. A `min_…` in it is told as it is:
 by this, a client can ask later for what has come since.
+
+An endpoint's `foresee(viewer_id, params)` names the commands that it will probably have for the feeds' Redis: they go
+along with the first question, which is whether the request may pass.
 """
 
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -34,10 +37,11 @@ from django.utils.encoding import escape_uri_path
 from redis import RedisError
 
 from accounts.errors import InvalidClient, InvalidParameters, InvalidToken, ScopeMissing, ServiceError
-from accounts.tokens import Caller, Client, client_of, viewer_of
+from accounts.tokens import Caller, Client, client_of, probable_viewer, viewer_of
 from instagram.api import envelope, limits, signatures
 from instagram.api.limits import Limit, Standing
 from shardmap import replicas
+from shardmap.redis_client import Command
 from shardmap.shards import following_moves
 
 logger = logging.getLogger(__name__)
@@ -104,7 +108,7 @@ def raw(
                 if not request.content_type:  # python-instagram does not say that it sends a form
                     request.POST = QueryDict(request.body)
                 _ = request.POST
-            standing = limits.ask(limited(request)).answer()
+            standing = limits.ask(limited(request))
             limits.require_passed(standing)
             response = envelope.answer(request, 200, view(request) or {})
         except Exception as error:
@@ -149,7 +153,7 @@ def _respond(
         params = _params(request)
         arguments = {}
         if "viewer" not in parameters(endpoint):
-            standing = limits.ask(limits.of_address(request, scope)).answer()
+            standing = limits.ask(limits.of_address(request, scope))
             limits.require_passed(standing)
         else:
             limit = getattr(endpoint, "limited_as", scope if method == "POST" else "")
@@ -176,28 +180,30 @@ def _caller(
     request: HttpRequest, params: dict[str, Any], endpoint: Endpoint, limit: str
 ) -> tuple[Caller, Standing | None]:
     """Who asks, and how the request stands with the limits. Raises InvalidClient, InvalidToken."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, token = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "bearer":
         token = params.get("access_token")
     client_id = params.get("client_id") if parameters(endpoint)["viewer"].annotation is Caller else None
     if isinstance(token, str) and token.strip():
-        return _identified(partial(viewer_of, token.strip()), limits.of_token(token.strip(), limit))
+        token = token.strip()
+        viewer_id, foresee = probable_viewer(token), getattr(endpoint, "foresee", None)
+        ahead = foresee(viewer_id, params) if foresee and viewer_id else ()
+        return _identified(partial(viewer_of, token), limits.of_token(token, limit), ahead)
     if isinstance(client_id, str) and client_id:
         return _identified(partial(_nobody, client_id), limits.of_client(client_id))
     raise InvalidClient("Missing client_id or access_token URL parameter.")
 
 
-def _identified(who: Callable[[], Caller], counted: list[Limit]) -> tuple[Caller, Standing | None]:
-    """What `who` returns, or raises; Redis counts meanwhile."""
-    question = limits.ask(counted)
+def _identified(
+    who: Callable[[], Caller], counted: list[Limit], ahead: Sequence[Command] = ()
+) -> tuple[Caller, Standing | None]:
+    """What `who` returns, or raises; and how the request stands with the limits."""
+    standing = limits.ask(counted, ahead=ahead)
     try:
-        caller = who()
+        return who(), standing
     except (InvalidClient, InvalidToken):
-        question.take_back()
+        limits.take_back(counted)
         raise
-    finally:
-        standing = question.answer()
-    return caller, standing
 
 
 def _nobody(client_id: str) -> Caller:

@@ -8,14 +8,12 @@ counted, so who waits for as long as `Retry-After` says will pass.
 The counters are in the Redis of the feeds, which drops what it has no room for: to lose one is no harm. Nor is it to
 lose Redis: then all requests pass, and their answers have no headers.
 
-It is one call to Redis a request, under way together with one to Memcached that is made anyway: the question is sent
-(`ask`) before the access token is looked up there, and the answer read (`answer`) after, so both are awaited at once.
-Sign-up and login, which look up no token, wait for it by itself.
+It is one call to Redis a request, which also tells of the changes in the cache since the last one (shardmap/copies.py).
 """
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +22,8 @@ from django.http import HttpRequest, HttpResponse
 
 from accounts.errors import RateLimited
 from accounts.web import View, error_page
-from shardmap.redis_client import Unavailable, redis_client
+from shardmap import cache
+from shardmap.redis_client import Command, Unavailable, ask_all, redis_client
 
 logger = logging.getLogger(__name__)
 
@@ -78,61 +77,33 @@ def of_login(request: HttpRequest) -> list[Limit]:
     ]
 
 
-def ask(limits: Iterable[Limit], now: float | None = None) -> "Question":
-    """Sends the question to Redis whether a request may pass; all limits have the same hash tag.
+def ask(limits: Iterable[Limit], now: float | None = None, ahead: Sequence[Command] = ()) -> Standing | None:
+    """Asks Redis whether a request may pass; all limits have the same hash tag. See `cache.listen` for `ahead`.
 
-    Its `answer` must be called, whatever happens in between. `now` is the time in seconds, for tests; else it is that
-    of Redis, one clock for all app servers.
+    None when there are no limits, or nobody knows since Redis is away: the request may pass. `now` is the time in
+    seconds, for tests; else it is that of Redis, one clock for all app servers.
     """
-    return Question(list(limits), now)
+    limits = list(limits)
+    if not limits:
+        return None
+    keys, most = [limit.key for limit in limits], [limit.most for limit in limits]
+    # The whole script each time: it is short, and its hash alone may be unknown to a Redis that has restarted.
+    command = ("EVAL", SCRIPT, len(keys), *keys, SECONDS, "" if now is None else now, *most)
+    reply = cache.listen(command, ahead)
+    if isinstance(reply, Unavailable):
+        logger.warning("nobody counts requests: %s", reply)
+        return None
+    wait, *remaining = reply
+    nearest = min(range(len(remaining)), key=remaining.__getitem__)
+    return Standing(limits[nearest].most, remaining[nearest], wait)
 
 
-class Question:
-    """One that is on its way to Redis."""
-
-    def __init__(self, limits: list[Limit], now: float | None) -> None:
-        self._limits = limits
-        self._pool = redis_client(settings.REDIS_FEEDS_URL).connection_pool
-        self._connection = None
-        if not limits:
-            return
-        try:
-            self._connection = self._pool.get_connection()
-            keys, most = [limit.key for limit in limits], [limit.most for limit in limits]
-            # The whole script each time: it is short, and its hash alone may be unknown to a Redis that has restarted.
-            self._connection.send_command("EVAL", SCRIPT, len(keys), *keys, SECONDS, "" if now is None else now, *most)
-        except Unavailable as error:
-            self._pass_all(error)
-
-    def answer(self) -> Standing | None:
-        """None when there are no limits, or nobody knows since Redis is away: the request may pass."""
-        if self._connection is None:
-            return None
-        try:
-            wait, *remaining = self._connection.read_response()
-        except Unavailable as error:
-            self._pass_all(error)
-            return None
-        self._release()
-        nearest = min(range(len(remaining)), key=remaining.__getitem__)
-        return Standing(self._limits[nearest].most, remaining[nearest], wait)
-
-    def take_back(self) -> None:
-        """Drops the counters of what turned out to be no credential: who makes up tokens fills no Redis with them."""
-        self.answer()
-        try:
-            redis_client(settings.REDIS_FEEDS_URL).unlink(*(limit.key for limit in self._limits))
-        except Unavailable as error:
-            logger.warning("a counter of requests stays: %s", error)
-
-    def _pass_all(self, error: Exception) -> None:
-        logger.warning("nobody counts requests: %s", error)
-        self._release()
-
-    def _release(self) -> None:
-        if self._connection is not None:
-            self._pool.release(self._connection)
-            self._connection = None
+def take_back(limits: Iterable[Limit]) -> None:
+    """Drops the counters of what turned out to be no credential: who makes up tokens fills no Redis with them."""
+    try:
+        ask_all(redis_client(settings.REDIS_FEEDS_URL), [("UNLINK", *(limit.key for limit in limits))])
+    except Unavailable as error:
+        logger.warning("a counter of requests stays: %s", error)
 
 
 def require_passed(standing: Standing | None) -> None:
@@ -146,7 +117,7 @@ def limited_page(view: View, limited: Callable[[HttpRequest], list[Limit]]) -> V
     """A page that counts against the limits that `limited` names; over them, a page says so."""
 
     def wrapped(request: HttpRequest, **path_params: str) -> HttpResponse:
-        standing = ask(limited(request)).answer()
+        standing = ask(limited(request))
         try:
             require_passed(standing)
         except RateLimited as error:

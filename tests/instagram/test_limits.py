@@ -28,7 +28,7 @@ def new_limit(most: int, tag: str = "") -> Limit:
 
 
 def asked(now: float, *of: Limit) -> Standing:
-    return limits.ask(of, now).answer()
+    return limits.ask(of, now)
 
 
 def passes(now: float, *of: Limit) -> bool:
@@ -175,8 +175,8 @@ def test_a_counter_stays_small_and_goes_by_itself():
 
 def test_the_clock_is_that_of_redis():
     limit = new_limit(5)
-    assert limits.ask([limit]).answer().remaining == 4
-    assert limits.ask([limit]).answer().remaining == 3
+    assert limits.ask([limit]).remaining == 4
+    assert limits.ask([limit]).remaining == 3
 
 
 # At the edge: a token's requests.
@@ -321,6 +321,6 @@ def test_without_redis_all_requests_pass(stopped):
     assert "X-Ratelimit-Limit" not in response.headers
     assert log_in(one.username).status_code == 200
     assert get(f"/v1/users/{one.id}", params={"client_id": "phone"}).status_code == 200
-    assert limits.ask([new_limit(1)]).answer() is None
+    assert limits.ask([new_limit(1)]) is None
     ctl("start", "redis_feeds")
     eventually(lambda: "X-Ratelimit-Limit" in Person().call("GET", "users/self").headers)

@@ -1,16 +1,30 @@
 import dataclasses
+import signal
 import socket
+import subprocess
 import threading
+from collections.abc import Iterator
 from zlib import crc32
 
 import pytest
 from django.conf import settings
+from django.db import OperationalError
 from pymemcache.client.base import Client
+from redis import Redis
 
-from shardmap import cache
+from deploy.local import programs
+from deploy.local.ports import HOST
+from shardmap import cache, copies, redis_client
+from shardmap.copies import View
 from tests.support import ctl, eventually, new_username
 
 pytestmark = pytest.mark.alone
+
+NOTHING_HEARD = View(None, {})
+
+
+def redis() -> Redis:
+    return redis_client.redis_client(settings.REDIS_FEEDS_URL)
 
 
 class Rows:
@@ -88,28 +102,67 @@ def test_a_fill_does_not_overwrite_a_newer_fill(table):
     assert len(table.reads) == reads  # from the cache
 
 
-def test_one_of_many_readers_fills(table):
+def test_a_hundred_readers_of_a_cold_hot_row_cause_one_fill(table, monkeypatch):
+    monkeypatch.setattr(cache, "WAIT_SECONDS", 30)  # however busy the machine is
     table.rows[1] = "row"
-    results = []
-    threads = [threading.Thread(target=lambda: results.append(table.fetch(1))) for _ in range(8)]
+    all_here, results = threading.Barrier(100), []
+
+    def load_when_all_have_asked(ids):
+        eventually(lambda: waiting, what="others ask, too")
+        return table.load(ids)
+
+    waiting = []
+    monkeypatch.setattr(cache.time, "sleep", waiting.append)
+    slow = dataclasses.replace(table.kind, load=load_when_all_have_asked)
+
+    def read() -> None:
+        all_here.wait()
+        results.append(cache.fetch((slow, [1])))
+
+    threads = [threading.Thread(target=read) for _ in range(100)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [{1: "row"}] * 8
-    reads = len(table.reads)
+    assert results == [[{1: "row"}]] * 100
+    assert table.reads == [[1]]
+
+
+def test_nobody_waits_for_what_does_not_exist(table, monkeypatch):
+    monkeypatch.setattr(cache.time, "sleep", lambda seconds: pytest.fail("somebody waits"))
+    for _ in range(2):
+        assert table.fetch(1) == {}
+
+
+def test_nobody_waits_for_who_could_not_read_the_row(table, monkeypatch):
+    monkeypatch.setattr(cache.time, "sleep", lambda seconds: pytest.fail("somebody waits"))
+
+    def fail(ids):
+        raise OperationalError("the database is away")
+
+    with pytest.raises(OperationalError):
+        cache.fetch((dataclasses.replace(table.kind, load=fail), [1]))
+    table.rows[1] = "row"
     assert table.fetch(1) == {1: "row"}
+    reads = len(table.reads)
+    table.fetch(1)
     assert len(table.reads) == reads
 
 
-def test_a_lease_is_never_taken_for_a_value(table):
+def test_whose_lease_is_never_filled_is_not_waited_for_long(table, monkeypatch):
+    monkeypatch.setattr(cache, "WAIT_SECONDS", 0.05)
     table.rows[1] = "row"
-    key = table.kind.key(1)
-    servers = settings.MEMCACHED
-    client = Client(servers[crc32(key.encode()) % len(servers)])
-    client.set(key, b"?somebody else's lease", noreply=False)
+    assert raw(table.kind.key(1)).set(table.kind.key(1), b"?of one who died", expire=60, noreply=False)
     assert table.fetch(1) == {1: "row"}
-    client.delete(key, noreply=False)
+    assert text_of(table.kind.key(1)) == b"?of one who died"  # it is not ours to fill
+
+
+def raw(key: str) -> Client:
+    return Client(settings.MEMCACHED[crc32(key.encode()) % len(settings.MEMCACHED)])
+
+
+def text_of(key: str) -> bytes | None:
+    return raw(key).get(key)
 
 
 def test_what_code_of_another_shape_has_cached_is_a_miss_and_replaced(table):
@@ -161,14 +214,58 @@ def test_a_server_that_is_killed_and_started_has_forgotten_and_costs_no_error(ta
     assert table.fetch(*range(20)) == table.rows
 
 
-def test_a_server_that_hangs_is_passed_over_but_never_taken_for_invalidated(table, monkeypatch):
+@pytest.fixture
+def memcached(monkeypatch) -> Iterator[subprocess.Popen]:
+    """A Memcached that a test has to itself, as the only one."""
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    command = ["memcached", f"--listen={HOST}", f"--port={port}", "--udp-port=0", "--user=nobody"]
+    with subprocess.Popen(command) as process:
+        eventually(programs.answers(port, "version\r\n", "VERSION"))
+        monkeypatch.setattr(settings, "MEMCACHED", [f"{HOST}:{port}"])
+        yield process
+        process.kill()
+
+
+def test_a_server_that_hangs_during_a_change_is_emptied_before_anybody_reads_from_it(table, memcached):
+    table.rows = {1: "old", 2: "another"}
+    table.fetch(1, 2)
+    memcached.send_signal(signal.SIGSTOP)
+    table.change(1, "new")
+    assert table.fetch(1) == {1: "new"}
+    memcached.send_signal(signal.SIGCONT)
+    reads = len(table.reads)
+    assert table.fetch(1, 2) == {1: "new", 2: "another"}
+    assert len(table.reads) > reads  # it still has the other, which is as little to be believed
+
+    def is_used_again() -> bool:
+        reads = len(table.reads)
+        assert table.fetch(1, 2) == {1: "new", 2: "another"}
+        return len(table.reads) == reads
+
+    eventually(is_used_again)
+    assert settings.MEMCACHED[0].encode() not in redis().hkeys(copies.FENCES)
+
+
+def test_a_fence_that_was_put_up_anew_meanwhile_is_not_lifted():
+    copies.fence("somewhere:1")
+    (name,) = redis().hmget(copies.FENCES, "somewhere:1")
+    copies.fence("somewhere:1")
+    copies.lift("somewhere:1", name)
+    (latest,) = redis().hmget(copies.FENCES, "somewhere:1")
+    assert latest not in (None, name)
+    copies.lift("somewhere:1", latest)
+    assert not redis().hexists(copies.FENCES, "somewhere:1")
+
+
+def test_a_change_of_which_not_everybody_can_be_told_is_told_by_its_job(table, monkeypatch):
     table.rows[1] = "row"
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(settings, "MEMCACHED", [f"127.0.0.1:{silent.getsockname()[1]}"])
-        assert table.fetch(1) == {1: "row"}
-        cache.forget(table.kind.key(1))
-        with pytest.raises(cache.Unavailable):
-            cache.forget_surely(table.kind.key(1))
+    table.fetch(1)
+    monkeypatch.setattr(settings, "REDIS_FEEDS_URL", "redis://127.0.0.1:9/0")  # nobody there
+    table.change(1, "new")  # the request goes on
+    with pytest.raises(redis_client.Unavailable):
+        cache.forget_surely(table.kind.key(1))
+    assert table.fetch(1) == {1: "new"}
 
 
 def ids_on_both_servers(table) -> list[int]:
@@ -223,8 +320,77 @@ def test_only_one_caller_tries_a_server_that_was_given_up(table, monkeypatch):
 
     def try_while_another_asks(server, question):
         tried.append(server)
-        assert cache._ask(server, lambda client: pytest.fail("a second one tries")) is None
+        assert cache._ask(server, lambda client: pytest.fail("a second one tries"), NOTHING_HEARD) is None
 
     monkeypatch.setattr(cache, "_try", try_while_another_asks)
-    cache._ask(settings.MEMCACHED[0], lambda client: None)
+    cache._ask(settings.MEMCACHED[0], lambda client: None, NOTHING_HEARD)
     assert tried == [settings.MEMCACHED[0]]
+
+
+def test_what_is_refreshed_takes_the_old_ones_place_and_is_no_miss_for_anybody(table):
+    table.rows[1] = "old"
+    table.fetch(1)
+    table.rows[1] = "new"
+    cache.refresh(table.kind, 1)
+    reads = len(table.reads)
+    assert table.fetch(1) == {1: "new"}
+    assert len(table.reads) == reads
+
+
+def test_what_nobody_reads_is_not_cached_by_a_refresh(table):
+    table.rows[1] = "row"
+    cache.refresh(table.kind, 1)
+    assert table.reads == []
+    assert text_of(table.kind.key(1)) is None
+
+
+def test_what_is_gone_is_deleted_by_a_refresh(table):
+    table.rows[1] = "row"
+    table.fetch(1)
+    del table.rows[1]
+    cache.refresh(table.kind, 1)
+    assert text_of(table.kind.key(1)) is None
+    assert table.fetch(1) == {}
+
+
+def test_a_refresh_that_read_before_another_change_does_not_have_the_last_word(table):
+    table.rows[1] = 0
+    table.fetch(1)
+
+    def load_while_another_changes(ids):
+        found = {row_id: table.rows[row_id] for row_id in ids}
+        if table.rows[1] < 2:
+            table.rows[1] += 1
+            cache.refresh(table.kind, 1)
+        return found
+
+    table.rows[1] = 1
+    cache.refresh(dataclasses.replace(table.kind, load=load_while_another_changes), 1)
+    assert table.fetch(1) == {1: 2}
+
+
+def test_a_row_that_changes_all_the_time_is_deleted_in_the_end(table):
+    table.rows[1] = 0
+    table.fetch(1)
+
+    def load_and_change(ids):
+        found = {row_id: table.rows[row_id] for row_id in ids}
+        table.rows[1] += 1
+        raw(table.kind.key(1)).set(table.kind.key(1), b"?of somebody", noreply=False)
+        return found
+
+    cache.refresh(dataclasses.replace(table.kind, load=load_and_change), 1)
+    assert text_of(table.kind.key(1)) is None
+    assert table.fetch(1) == {1: cache.REFRESHES}
+
+
+def test_a_refresh_whose_row_cannot_be_read_deletes(table):
+    table.rows[1] = "old"
+    table.fetch(1)
+
+    def fail(ids):
+        raise OperationalError("the database is away")
+
+    table.rows[1] = "new"
+    cache.refresh(dataclasses.replace(table.kind, load=fail), 1)
+    assert table.fetch(1) == {1: "new"}
