@@ -20,8 +20,8 @@ from shardmap.ids import EPOCH_MS, SEQUENCE_BITS, SHARD_BITS
 from shardmap.shards import placement, schema_name
 
 FOLLOWS, PHOTOS, LIKES, COMMENTS = 30, 5, 6, 2
-# Far apart, so that whom one follows is in many shards.
-OFFSETS = [1 + 7 * j * j for j in range(1, FOLLOWS + 1)]
+# Of all remainders, so that whom one follows is in many shards.
+OFFSETS = [1 + j * (j + 1) // 2 for j in range(1, FOLLOWS + 1)]
 FEWEST = OFFSETS[-1] + 1
 VIEWERS = 500
 

@@ -112,7 +112,7 @@ MAP_WINDOWS = sorted(
     (tuple(map(int, pair.split(":"))) for pair in env.get("MAP_WINDOWS", "0:26").split()), reverse=True
 )
 
-# Redis, Memcached, Gearman. The map's may be a Redis Cluster: redis+cluster://:password@host:port,host:port
+# Redis, Memcached, Gearman. Either Redis may be a Redis Cluster: redis+cluster://:password@host:port,host:port
 REDIS_SHARDMAP_URL = env.get("REDIS_SHARDMAP_URL", "")
 REDIS_FEEDS_URL = env.get("REDIS_FEEDS_URL", "")
 MEMCACHED = [server for server in env.get("MEMCACHED", "").split(",") if server]
@@ -132,7 +132,8 @@ SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": REDIS_FEEDS_URL,
+        # Django's backend knows no Redis Cluster: where the feeds are on one, this is a server by itself.
+        "LOCATION": env.get("REDIS_SESSIONS_URL", REDIS_FEEDS_URL),
         "KEY_FUNCTION": "accounts.web.session_cache_key",
         "OPTIONS": {
             "serializer": "django.core.signing.JSONSerializer",  # not pickle, which can run code

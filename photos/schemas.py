@@ -199,42 +199,52 @@ def media_for(viewer_id: int | None, photos: list[dict]) -> list[Media]:
     its owner ever sees other than "ready". Likers and commenters whom the viewer may not know of are left out. Each is
     an `orjson.Fragment`: JSON that is ready to be sent.
     """
-    liked, *sight = cache.fetch((LIKED, [] if viewer_id is None else [viewer_id]), *sight_of(viewer_id))
-    hidden = Sight.of(viewer_id, *sight).hidden
+    held = cache.held(USERS), cache.held(LOCATIONS)
+    made = {photo["id"]: _place_of(photo["id"]).rendering for photo in photos}
+    stale = [photo for photo in photos if not (one := made[photo["id"]]) or not one.is_of(photo, *held)]
+    users, locations, liked, *sight = cache.fetch(
+        (USERS, {user_id for photo in stale for user_id in _people_in(photo)}),
+        (LOCATIONS, {photo["location_id"] for photo in stale} - {None}),
+        (LIKED, [] if viewer_id is None else [viewer_id]),
+        *sight_of(viewer_id),
+    )
+    for photo in stale:
+        made[photo["id"]] = _place_of(photo["id"]).rendering = _Rendering(photo, users, locations)
+    if hidden := Sight.of(viewer_id, *sight).hidden:
+        made = {photo_id: one.without(hidden) for photo_id, one in made.items()}
     photo_ids = [photo["id"] for photo in photos]
     likes = () if viewer_id is None else liked_among(viewer_id, photo_ids, liked[viewer_id])
-    made = {photo["id"]: _rendering_of(photo["id"]).made for photo in photos}
-    held = cache.held(USERS), cache.held(LOCATIONS)
-    stale = [photo for photo in photos if not (one := made[photo["id"]]) or not one.is_of(photo, *held, hidden)]
-    made |= _render(stale, hidden)
     return [made[photo_id].json(photo_id in likes) for photo_id in photo_ids if made[photo_id].is_shown]
 
 
 class _Rendering:
     """The JSON of a photo, and what it was made of: values of the cache, which are the same objects until they change.
 
-    Most of those who read a photo see the same of it, so it is made anew only when something in it has changed, or for
-    a viewer who may see less.
+    Most of those who read a photo see the same of it, so it is made anew only when something in it has changed.
     """
 
-    def __init__(self, photo: dict, users: dict[int, dict], location: dict | None) -> None:
-        self._photo, self._location = photo, location
+    def __init__(self, photo: dict, users: Mapping[int, dict], locations: Mapping[int, dict]) -> None:
+        self._photo, self._location = photo, locations.get(photo["location_id"])
         self._people = _people_in(photo)
         self._users = [users.get(user_id) for user_id in self._people]
-        self._lacks_somebody = None in self._users
+        self._is_complete = None not in self._users
         self.is_shown = self._users[0] is not None  # the owner
 
-    def is_of(
-        self, photo: dict, users: Mapping[int, dict], locations: Mapping[int, dict], hidden: frozenset[int]
-    ) -> bool:
-        """Whether this is still it, for a viewer from whom some are hidden, as far as this process has copies of it."""
+    def is_of(self, photo: dict, users: Mapping[int, dict], locations: Mapping[int, dict]) -> bool:
+        """Whether this is still how the photo looks, as far as this process has copies of what is in it."""
         return (
             self._photo is photo
-            and not self._lacks_somebody
             and all(map(is_, map(users.get, self._people), self._users))
+            and self._is_complete  # who was gone may be back
             and locations.get(photo["location_id"]) is self._location
-            and (not hidden or hidden.isdisjoint(self._people))
         )
+
+    def without(self, hidden: frozenset[int]) -> "_Rendering":
+        """How a viewer sees it from whom some people are hidden."""
+        if hidden.isdisjoint(self._people):
+            return self
+        users = {user["id"]: user for user in self._users if user and user["id"] not in hidden}
+        return _Rendering(self._photo, users, {self._photo["location_id"]: self._location})
 
     def json(self, has_liked: bool) -> orjson.Fragment:
         return self._liked if has_liked else self._not_liked
@@ -252,29 +262,15 @@ class _Rendering:
         return orjson.Fragment(orjson.dumps(_media(self._photo, users, has_liked, self._location)))
 
 
-def _render(photos: list[dict], hidden: frozenset[int]) -> dict[int, _Rendering]:
-    """Renderings for a viewer from whom these users are hidden; those in which none of them is, are kept for all."""
-    if not photos:
-        return {}
-    people = {user_id for photo in photos for user_id in _people_in(photo)}
-    places = {photo["location_id"] for photo in photos} - {None}
-    users, locations = cache.fetch((USERS, people - hidden), (LOCATIONS, places))
-    made = {photo["id"]: _Rendering(photo, users, locations.get(photo["location_id"])) for photo in photos}
-    for photo in photos:
-        if hidden.isdisjoint(_people_in(photo)):
-            _rendering_of(photo["id"]).made = made[photo["id"]]
-    return made
-
-
 def _people_in(photo: dict) -> tuple[int, ...]:
     """The owner, the likers and the commenters."""
     return photo["owner_id"], *photo["likers"], *(comment["user_id"] for comment in photo["latest_comments"])
 
 
 @lru_cache(MADE)
-def _rendering_of(photo_id: int) -> SimpleNamespace:
-    """Where a photo's last rendering is kept, as `made`."""
-    return SimpleNamespace(made=None)
+def _place_of(photo_id: int) -> SimpleNamespace:
+    """Where a photo's `rendering` is kept."""
+    return SimpleNamespace(rendering=None)
 
 
 def media_of(viewer_id: int | None, photo: dict) -> Media:

@@ -103,6 +103,8 @@ class Connection(redis.Connection):
         """
         if self._owed:  # whoever asked last was interrupted, and has not read what comes next
             self.disconnect()
+        if not self._sock:
+            self.connect()
         self._owed = True
         try:
             self.send_packed_command([b"".join([hiredis.pack_command(command) for command in commands])])

@@ -40,6 +40,17 @@ def test_one_thread_finds_out_whether_a_silent_redis_is_back_while_the_others_go
     assert went_on.count(True) == 9
 
 
+def test_who_is_turned_away_from_a_silent_redis_does_not_put_off_the_next_try(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = silent.getsockname()
+        client = redis_client.redis_client(f"redis://127.0.0.1:{address[1]}/0")
+        redis_client.ask(client, [("GET", "key")])
+        next_try = redis_client._servers[address]._next_try
+        monkeypatch.setattr(redis_client, "SECONDS_DOWN", 3600)
+        assert "a moment ago" in str(redis_client.ask(client, [("GET", "key")])[0])
+        assert redis_client._servers[address]._next_try == next_try
+
+
 def fake_server(server: socket.socket, connections: int, answer: Callable[[socket.socket], None]) -> None:
     """Answers the greetings of redis-py, and to GET what is given."""
     for _ in range(connections):
