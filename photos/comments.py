@@ -94,7 +94,7 @@ def _changed(photo: dict, said: Comment) -> None:
     if said.user_id == photo["owner_id"] and "#" in said.text:
         enqueue("photos.tag", owner_id=photo["owner_id"], photo_id=photo["id"])
     else:
-        enqueue("accounts.forget", keys=[MEDIA.key(photo["id"])])
+        enqueue("photos.refresh", photo_id=photo["id"])
     said_where = {"owner_id": photo["owner_id"], "photo_id": photo["id"], "comment_id": said.id}
     enqueue("feeds.said", user_id=said.user_id, text=said.text, **said_where)
 

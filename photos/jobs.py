@@ -3,6 +3,8 @@
 from django.db import transaction
 
 from photos import avatars, comments, likes, places, services, sharing, storage, tags
+from photos.cached import MEDIA
+from shardmap import cache
 from shardmap.shards import shard_transaction
 from workers.outbox import enqueue
 from workers.registry import job
@@ -14,6 +16,12 @@ job("photos.rank_tag")(tags.rank)
 job("photos.place")(places.place)
 job("photos.make_avatar")(avatars.make)
 job("photos.drop_avatar")(storage.delete_picture)
+
+
+@job("photos.refresh")
+def refresh(photo_id: int) -> None:
+    """Brings what is cached of a photo up to the truth, if the request that changed it did not get to that."""
+    cache.refresh_surely(MEDIA, photo_id)
 
 
 @job("photos.bury")

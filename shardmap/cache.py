@@ -20,7 +20,7 @@ and did not answer may come back with that key: it is fenced off for everybody u
 How a change reaches the cache for sure: the service calls `forget` after its commit, and the job that it wrote to
 the outbox with the change calls `forget_surely`, which fails, and so is tried again, until it has succeeded.
 
-A request's fetches also use the copies that this process keeps (shardmap/copies.py).
+A request's fetches also use the copies that this process keeps (shardmap/copies.py). See docs/cache.md.
 """
 
 import logging
