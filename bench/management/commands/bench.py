@@ -16,7 +16,8 @@ NAMES = {
     "ids": "rows inserted a second with our IDs, beside a bigserial",
     "shards": "thousands of logical shards: to make them, to ask them through pgbouncer and directly",
     "feed_read": "a warm page of the home feed, beside an empty view and SQL joins",
-    "fan_out": "deliveries a second into followers' feeds",
+    "fan_out": "deliveries a second into followers' feeds by one worker, beside pipelines and a call a feed",
+    "freshness": "from the answer to POST /v1/media to a follower's feed, at ten photos a second",
 }
 
 
@@ -36,7 +37,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--n",
             type=int,
-            help="how many entries, shards, followers or people",
+            help="how many entries, shards, followers, people or photos",
         )
         parser.add_argument("--plot", metavar="FILE.png", help="draw what was compared")
         parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
