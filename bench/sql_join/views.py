@@ -1,4 +1,5 @@
-from django.db.models import Count, Exists, OuterRef, Q
+from django.db.models import Count, Exists, Model, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 from django.urls import path
 from rest_framework import generics, pagination, serializers
 
@@ -52,6 +53,11 @@ class PhotoSerializer(serializers.ModelSerializer):
         return CommentSerializer(sorted(photo.comments.all(), key=lambda comment: comment.id)[-8:], many=True).data
 
 
+def _number_of(rows: type[Model]) -> Coalesce:
+    of_photo = rows.objects.filter(photo=OuterRef("pk")).order_by().values("photo")
+    return Coalesce(Subquery(of_photo.annotate(number=Count("*")).values("number")), 0)
+
+
 class LatestFirst(pagination.CursorPagination):
     ordering = "-created_at"
     page_size = 20
@@ -70,8 +76,9 @@ class Feed(generics.ListAPIView):
             Photo.objects.filter(owner__in=[viewer.id, *viewer.follows.values_list("followee", flat=True)])
             .exclude(Exists(blocks))
             .annotate(
-                like_count=Count("likes", distinct=True),
-                comment_count=Count("comments", distinct=True),
+                # Not two joined COUNT(DISTINCT …), which would count for each candidate, not only for those shown.
+                like_count=_number_of(Like),
+                comment_count=_number_of(Comment),
                 user_has_liked=Exists(Like.objects.filter(photo=OuterRef("pk"), user=viewer)),
             )
             .select_related("owner__profile")

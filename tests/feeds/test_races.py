@@ -2,16 +2,20 @@
 
 import pytest
 from django.conf import settings
+from django.test import Client
 
 from accounts import graph
 from accounts.models import Edge
 from feeds import activity, home, popular, services
+from photos import services as photos_services
+from photos.cached import MEDIA
 from photos.schemas import media_id
 from photos.services import newest_of
+from shardmap import cache, copies
 from shardmap.ids import MAX_ID
 from shardmap.redis_client import redis_client
 from tests.redis_cluster import RedisCluster
-from tests.support import settled
+from tests.support import photo_id, settled
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,7 @@ def redis(request, monkeypatch):
     else:
         url = settings.REDIS_FEEDS_URL.rpartition("/")[0] + "/13"
     monkeypatch.setattr(settings, "REDIS_FEEDS_URL", url)
+    monkeypatch.setattr(copies, "MOST_BYTES", 0)  # the site tells its changes to another Redis
     return redis_client(url)
 
 
@@ -416,3 +421,20 @@ def test_popular_and_the_copy_of_the_activity_run_there_too(pair, redis):
         groups, _ = activity.read(one.id, MAX_ID, 10)
         assert fan.id in [actor["id"] for group in groups for actor in group["actors"]]
     assert redis.get(activity._key(one.id)).startswith(b"[[")
+
+
+def test_the_api_counts_requests_and_hears_of_changes_there(pair, monkeypatch):
+    one, follower = pair
+    media = take(one)
+    deliver(media)
+    monkeypatch.setattr(copies, "MOST_BYTES", 1 << 20)
+    left = []
+    for _ in range(4):
+        response = Client().get("/v1/users/self/feed", {"access_token": follower.token})
+        assert [shown["id"] for shown in response.json()["data"]] == [media["id"]]
+        left.append(int(response["X-Ratelimit-Remaining"]))
+    assert left == list(range(left[0], left[0] - 4, -1))
+    assert photo_id(media["id"]) in cache.held(MEDIA)
+    photos_services.edit_caption(one.id, photo_id(media["id"]), one.id, "changed")
+    response = Client().get("/v1/users/self/feed", {"access_token": follower.token})
+    assert response.json()["data"][0]["caption"]["text"] == "changed"
