@@ -1,6 +1,5 @@
 """What a user looks like in the API. The API's description is made of these types (instagram/api/openapi.py)."""
 
-from functools import lru_cache
 from typing import Literal
 
 from django.conf import settings
@@ -61,18 +60,13 @@ class Relationship(TypedDict):
 
 def short_user(user: dict, *, bio: bool = False) -> ShortUser:
     """A user inside other objects, from a value of the cache's kind USERS; with `bio`, a `User`."""
-    shown = _short(user["id"], user["username"], user["full_name"], user["profile_picture"])
-    return shown | {"bio": user["bio"], "website": user["website"]} if bio else shown
-
-
-@lru_cache(20_000)  # each user is beside many photos
-def _short(user_id: int, username: str, full_name: str, profile_picture: str) -> ShortUser:
-    return {
-        "id": str(user_id),
-        "username": username,
-        "full_name": full_name,
-        "profile_picture": f"{settings.CDN_URL}/{profile_picture or 'anonymous.jpg'}",
+    shown = {
+        "id": str(user["id"]),
+        "username": user["username"],
+        "full_name": user["full_name"],
+        "profile_picture": f"{settings.CDN_URL}/{user['profile_picture'] or 'anonymous.jpg'}",
     }
+    return shown | {"bio": user["bio"], "website": user["website"]} if bio else shown
 
 
 def full_user(user: dict, counts: dict) -> Profile:

@@ -10,7 +10,6 @@ import hashlib
 import re
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 
 from django.conf import settings
 from django.db import transaction
@@ -161,6 +160,5 @@ def _forget(key: str) -> None:
         enqueue("accounts.forget", keys=[key])
 
 
-@lru_cache(10_000)
 def _checksum(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()

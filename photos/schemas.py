@@ -329,21 +329,15 @@ def share_account(account: models.ShareAccount) -> ShareAccount:
     return {"service": account.service, "username": account.username}
 
 
-# What follows from a photo alone is made once: many read the same photos.
-
-
-@lru_cache(MADE)
 def created_time(some_id: int) -> str:
     """When what has this ID was made: Unix time in seconds."""
     return str((milliseconds_of_id(some_id) + EPOCH_MS) // 1000)
 
 
-@lru_cache(MADE)
 def _link(photo_id: int) -> str:
     return f"{settings.SITE_URL}/p/{shortcode(photo_id)}/"
 
 
-@lru_cache(MADE)
 def _images(upload_id: str) -> Images:
     return {
         name: {"url": storage.cdn_url(upload_id, name), "width": pixels, "height": pixels}

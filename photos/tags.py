@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from zlib import crc32
 
 from django.conf import settings
@@ -24,7 +23,6 @@ LONGEST_TAG = 100
 MOST_TAGS = 30  # of a photo, as on Instagram; the first ones count
 
 
-@lru_cache(10_000)  # of captions, which many read
 def tags_in(text: str) -> tuple[str, ...]:
     """The tags of a text, case folded, each once, in their order: the first MOST_TAGS."""
     names = dict.fromkeys(name for name in map(normal, TAG.findall(text)) if len(name) <= LONGEST_TAG)
