@@ -24,8 +24,8 @@ def home_feed(
 
 def _foresee_home_feed(viewer_id: int, params: dict[str, str]) -> Sequence[Command]:
     count = params.get("count", "20")
-    is_first = "max_id" not in params and count.isdecimal()
-    return home.page_commands(viewer_id, None, int(count[:3]) + 1) if is_first else ()
+    is_first = "max_id" not in params and str(count).isdecimal()
+    return home.page_commands(viewer_id, None, int(str(count)[:3]) + 1) if is_first else ()
 
 
 home_feed.foresee = _foresee_home_feed

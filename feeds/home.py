@@ -72,6 +72,11 @@ def remove(user_ids: Iterable[int], entry: Entry) -> None:
     ask_all(_redis(), [("LREM", _key(user_id), 0, _text(entry)) for user_id in user_ids])
 
 
+def sweep(user_id: int, entries: Iterable[Entry]) -> None:
+    """Takes photos out of one feed."""
+    ask_all(_redis(), [("LREM", _key(user_id), 0, _text(entry)) for entry in entries])
+
+
 def remove_owner(user_id: int, owner_id: int) -> None:
     """Takes all photos of one owner out of a feed."""
     ask_all(_redis(), [_call("remove_owner", [_key(user_id)], f"_{owner_id}")])

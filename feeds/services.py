@@ -126,24 +126,22 @@ def _shown(viewer_id: int, entries: list[Entry]) -> list[dict]:
     )
     viewer = Sight.of(viewer_id, *sight)
     in_feed = {viewer_id, *viewer.followees}
-    shown = []
+    shown, gone = [], []
     for photo_id, owner_id in entries:
         photo = media.get(photo_id)
         if photo is None:
             # Deleted for good, and pushed by a chunk that came later than the removal.
-            _sweep(viewer_id, (photo_id, owner_id))
+            gone.append((photo_id, owner_id))
         elif owner_id not in in_feed or owner_id not in users or not viewer.sees(users[owner_id]):
             continue
         elif photo["status"] == Status.READY:
             shown.append(photo)
+    if gone:
+        try:
+            home.sweep(viewer_id, gone)
+        except Unavailable as error:
+            logger.warning("dead photos stay in the feed of user %s: %s", viewer_id, error)
     return shown
-
-
-def _sweep(viewer_id: int, entry: Entry) -> None:
-    try:
-        home.remove([viewer_id], entry)
-    except Unavailable as error:
-        logger.warning("a dead photo stays in the feed of user %s: %s", viewer_id, error)
 
 
 def _owners_in_feed(user_id: int) -> set[int]:

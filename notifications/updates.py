@@ -101,7 +101,7 @@ def _geographies_around(photo_id: int) -> list[int]:
 def _note(subscriptions: QuerySet[Subscription], owner_id: int, photo_id: int) -> None:
     found = list(subscriptions)
     if found:
-        cache.forget_surely(MEDIA.key(photo_id))  # `deliver` must not take what was cached before for the truth
+        cache.refresh_surely(MEDIA, photo_id)  # `deliver` must not take what was cached before for the truth
     updates = [
         Update(callback_id=one.callback_id, subscription=one, photo_id=photo_id, owner_id=owner_id) for one in found
     ]

@@ -69,7 +69,13 @@ def liked_among(user_id: int, photo_ids: list[int], newest: dict) -> frozenset[i
         return newest["photos"].union(found.values_list("photo_id", flat=True))
 
 
-MEDIA = cache.Kind("media", _load_media, SELECT_MEDIA)  # a photo's row, its latest likers and comments
+class CachedPhoto(dict):
+    """A photo's row, its latest likers and comments; and what photos/schemas.py has made of them, as `rendering`."""
+
+    __slots__ = ("rendering",)
+
+
+MEDIA = cache.Kind("media", _load_media, SELECT_MEDIA, CachedPhoto)
 # Those of the photos that a user likes which were published last, and from which photo on that is all of them.
 LIKED = cache.Kind("liked", _load_liked, "photos from", lambda value: value | {"photos": frozenset(value["photos"])})
 LOCATIONS = cache.Kind("location", _load_locations, "id name latitude longitude")

@@ -1,9 +1,8 @@
 """What a photo looks like in the API. The API's description is made of these types (instagram/api/openapi.py)."""
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from operator import is_
-from types import SimpleNamespace
 from typing import Annotated, Literal
 
 import orjson
@@ -27,7 +26,6 @@ from shardmap.ids import EPOCH_MS, milliseconds_of_id
 
 SHORTCODE_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 LONGEST_SHORTCODE = 11  # 63 bits, 6 each
-MADE = 20_000  # photos of which a process keeps what it has made: some 2 kB each
 
 
 class Image(TypedDict):
@@ -200,8 +198,8 @@ def media_for(viewer_id: int | None, photos: list[dict]) -> list[Media]:
     an `orjson.Fragment`: JSON that is ready to be sent.
     """
     held = cache.held(USERS), cache.held(LOCATIONS)
-    made = {photo["id"]: _place_of(photo["id"]).rendering for photo in photos}
-    stale = [photo for photo in photos if not (one := made[photo["id"]]) or not one.is_of(photo, *held)]
+    made = {photo["id"]: getattr(photo, "rendering", None) for photo in photos}
+    stale = [photo for photo in photos if not (one := made[photo["id"]]) or not one.is_of(*held)]
     users, locations, liked, *sight = cache.fetch(
         (USERS, {user_id for photo in stale for user_id in _people_in(photo)}),
         (LOCATIONS, {photo["location_id"] for photo in stale} - {None}),
@@ -209,12 +207,11 @@ def media_for(viewer_id: int | None, photos: list[dict]) -> list[Media]:
         *sight_of(viewer_id),
     )
     for photo in stale:
-        made[photo["id"]] = _place_of(photo["id"]).rendering = _Rendering(photo, users, locations)
+        made[photo["id"]] = photo.rendering = _Rendering(photo, users, locations)
     if hidden := Sight.of(viewer_id, *sight).hidden:
         made = {photo_id: one.without(hidden) for photo_id, one in made.items()}
-    photo_ids = [photo["id"] for photo in photos]
-    likes = () if viewer_id is None else liked_among(viewer_id, photo_ids, liked[viewer_id])
-    return [made[photo_id].json(photo_id in likes) for photo_id in photo_ids if made[photo_id].is_shown]
+    likes = () if viewer_id is None else liked_among(viewer_id, list(made), liked[viewer_id])
+    return [one.json[photo_id in likes] for photo_id, one in made.items() if one.is_shown]
 
 
 class _Rendering:
@@ -230,13 +227,12 @@ class _Rendering:
         self._is_complete = None not in self._users
         self.is_shown = self._users[0] is not None  # the owner
 
-    def is_of(self, photo: dict, users: Mapping[int, dict], locations: Mapping[int, dict]) -> bool:
+    def is_of(self, users: Mapping[int, dict], locations: Mapping[int, dict]) -> bool:
         """Whether this is still how the photo looks, as far as this process has copies of what is in it."""
         return (
-            self._photo is photo
-            and all(map(is_, map(users.get, self._people), self._users))
+            all(map(is_, map(users.get, self._people), self._users))
             and self._is_complete  # who was gone may be back
-            and locations.get(photo["location_id"]) is self._location
+            and locations.get(self._photo["location_id"]) is self._location
         )
 
     def without(self, hidden: frozenset[int]) -> "_Rendering":
@@ -246,31 +242,18 @@ class _Rendering:
         users = {user["id"]: user for user in self._users if user and user["id"] not in hidden}
         return _Rendering(self._photo, users, {self._photo["location_id"]: self._location})
 
-    def json(self, has_liked: bool) -> orjson.Fragment:
-        return self._liked if has_liked else self._not_liked
-
     @cached_property
-    def _liked(self) -> orjson.Fragment:
-        return self._json(True)
-
-    @cached_property
-    def _not_liked(self) -> orjson.Fragment:
-        return self._json(False)
-
-    def _json(self, has_liked: bool) -> orjson.Fragment:
+    def json(self) -> tuple[orjson.Fragment, orjson.Fragment]:
+        """For who does not like it, and for who does."""
         users = {user["id"]: short_user(user) for user in self._users if user}
-        return orjson.Fragment(orjson.dumps(_media(self._photo, users, has_liked, self._location)))
+        media = _media(self._photo, users, self._location)
+        texts = [orjson.dumps(media | {"user_has_liked": has_liked}) for has_liked in (False, True)]
+        return orjson.Fragment(texts[0]), orjson.Fragment(texts[1])
 
 
 def _people_in(photo: dict) -> tuple[int, ...]:
     """The owner, the likers and the commenters."""
     return photo["owner_id"], *photo["likers"], *(comment["user_id"] for comment in photo["latest_comments"])
-
-
-@lru_cache(MADE)
-def _place_of(photo_id: int) -> SimpleNamespace:
-    """Where a photo's `rendering` is kept."""
-    return SimpleNamespace(rendering=None)
 
 
 def media_of(viewer_id: int | None, photo: dict) -> Media:
@@ -280,7 +263,7 @@ def media_of(viewer_id: int | None, photo: dict) -> Media:
     raise NotFound(f"there is no media {photo['id']}")
 
 
-def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, place: dict | None) -> Media:
+def _media(photo: dict, users: dict[int, ShortUser], place: dict | None) -> Media:
     user = users[photo["owner_id"]]
     return {
         "id": media_id(photo),
@@ -300,7 +283,7 @@ def _media(photo: dict, users: dict[int, ShortUser], has_liked: bool, place: dic
         "location": _location(photo, place),
         "link": _link(photo["id"]),
         "created_time": created_time(photo["id"]),
-        "user_has_liked": has_liked,
+        "user_has_liked": False,
         "users_in_photo": [],
         "attribution": None,
     }

@@ -47,7 +47,7 @@ def retag(owner_id: int, photo_id: int) -> None:
         _note(owner_id, photo_id, remove=noted - wanted)
 
     mirror(lambda: _wanted(owner_id, photo_id), write)
-    cache.forget_surely(MEDIA.key(photo_id), *replicas.keys_of_writers(owner_id))
+    cache.refresh_surely(MEDIA, photo_id, *replicas.keys_of_writers(owner_id))
 
 
 def get_tag(name: str) -> tuple[str, int]:

@@ -48,9 +48,10 @@ from shardmap.redis_client import Command
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_LIVE = 24 * 3600  # a bound on any mistake of ours, not the way rows stay fresh
-LEASE_SECONDS = 2  # then the next one may fill, should the first have died
-WAIT_SECONDS, PAUSE_SECONDS = 1.0, 0.003  # for what another fills: at most, and between two looks
-REFRESHES = 3  # tries to put a changed value in the old one's place, before it is deleted
+LEASE_SECONDS = 10  # longer than any read of a row may take
+WAIT_SECONDS, PAUSE_SECONDS = 1.0, 0.003  # for what others fill: a fetch at most, and between two looks
+REFRESHES = 10  # tries to put a changed value in the old one's place, before it is deleted
+INSIST_SECONDS = 2  # on telling everybody of a change, should Redis be silent for a moment
 SECONDS_DOWN = 1  # a server that failed is left alone for so long; then one caller tries, and waits
 LEASE = b"?"  # no value begins so
 AT_ONCE = -1  # seconds to live
@@ -152,8 +153,9 @@ def fetch(*wanted: tuple[Kind, Iterable]) -> list[dict[Any, Any]]:
             missing.append({item_id: kind.key(item_id) for item_id in item_ids if item_id not in found[-1]})
     if any(missing):
         cached = _get_many([key for keys in missing for key in keys.values()], view)
+        until = time.monotonic() + WAIT_SECONDS
         for (kind, _), of_kind, keys in zip(wanted, found, missing, strict=True):
-            of_kind |= _with_misses_filled(kind, keys, cached, view)
+            of_kind |= _with_misses_filled(kind, keys, cached, view, until)
     return found
 
 
@@ -163,32 +165,36 @@ def held(kind: Kind) -> Mapping[Any, Any]:
 
 
 def _view() -> View:
-    """What this request has heard of; outside of one, what can be heard now."""
-    view = getattr(_local, "view", None)
-    if view is None:
-        view, _ = _copies.listen()
-        if getattr(_local, "in_request", False):
-            _local.view = view
-    return view
+    """What this request has heard of; outside of one, who is fenced off, for it would hear much and use little."""
+    if getattr(_local, "in_request", False):
+        if _local.view is None:
+            _local.view, _ = _copies.listen()
+        return _local.view
+    try:
+        return View(None, copies.fences())
+    except redis_client.Unavailable:
+        return View(None, {})
 
 
-def _with_misses_filled(kind: Kind, keys: dict[Any, str], cached: dict[str, bytes], view: View) -> dict[Any, Any]:
+def _with_misses_filled(
+    kind: Kind, keys: dict[Any, str], cached: dict[str, bytes], view: View, until: float
+) -> dict[Any, Any]:
+    """`until` is when to wait no longer for what others fill."""
     found, missing = {}, {}
     for item_id, key in keys.items():
         text = cached.get(key)
         if text and text.startswith(kind.stamp):
-            found[item_id] = value = kind.value(text)
-            _copies.keep(kind.copied_as, item_id, key, value, len(text), view)
+            found[item_id] = _kept(kind, item_id, text, view)
         else:
             missing[item_id] = key
-    return found | _filled(kind, missing, view) if missing else found
+    return found | _filled(kind, missing, view, until) if missing else found
 
 
-def _filled(kind: Kind, missing: dict[Any, str], view: View) -> dict[Any, Any]:
+def _filled(kind: Kind, missing: dict[Any, str], view: View, until: float) -> dict[Any, Any]:
     """Reads what the cache lacks, each by one who has its lease; the others wait for that one."""
     found: dict[Any, Any] = {}
     nonce = LEASE + secrets.token_hex(12).encode()
-    until = time.monotonic() + WAIT_SECONDS
+    waited_for: dict[Any, bytes] = {}
     while missing:
         # The leases first, the rows after: a row must not be older than its lease.
         texts = _lease(list(missing.values()), nonce, view)
@@ -196,14 +202,15 @@ def _filled(kind: Kind, missing: dict[Any, str], view: View) -> dict[Any, Any]:
         for item_id, key in missing.items():
             text, version = texts.get(key, (b"", b""))
             if text.startswith(kind.stamp):
-                found[item_id] = kind.value(text)
+                found[item_id] = _kept(kind, item_id, text, view)
             elif text == nonce or not text.startswith(LEASE):
                 # A value of another shape is as good as a lease: it may be replaced, unless something touches it.
                 ours[item_id] = key, version
-            elif time.monotonic() < until:
+            elif waited_for.setdefault(item_id, text) == text and time.monotonic() < until:
                 others[item_id] = key
             else:
-                ours[item_id] = key, b""  # not ours, but whoever has it is late
+                # Not ours, but whoever has it is late, or found nothing: readers of what is gone shall not queue.
+                ours[item_id] = key, b""
         if ours:
             found |= _loaded(kind, ours, view)
         elif others:
@@ -214,26 +221,39 @@ def _filled(kind: Kind, missing: dict[Any, str], view: View) -> dict[Any, Any]:
 
 def _loaded(kind: Kind, ours: dict[Any, tuple[str, bytes]], view: View) -> dict[Any, Any]:
     """Reads from the truth, and stores it where we have a version; what is not there, nobody shall wait for."""
-    loaded: dict[Any, Any] = {}
+    texts: dict[Any, bytes] = {}
     try:
         loaded = kind.load(list(ours))
-    finally:
         texts = {item_id: kind.stamp + orjson.dumps(value) for item_id, value in loaded.items()}
+    finally:
         _fill({key: (texts.get(item_id), version) for item_id, (key, version) in ours.items() if version}, view)
-    return {item_id: kind.made_of(value) for item_id, value in loaded.items()}
+    return {item_id: _kept(kind, item_id, text, view) for item_id, text in texts.items()}
+
+
+def _kept(kind: Kind, item_id: Any, text: bytes, view: View) -> Any:
+    """The value in a text that was read since the request heard of changes; it is also this process's copy now."""
+    value = kind.value(text)
+    _copies.keep(kind.copied_as, item_id, kind.key(item_id), value, len(text), view)
+    return value
 
 
 def forget(*keys: str) -> None:
     """Deletes keys after a change was committed; what is away is passed over (see `forget_surely`)."""
-    try:
-        forget_surely(*keys)
-    except redis_client.Unavailable as error:
-        logger.warning("not everybody may know yet that %s changed: %s", " ".join(keys), error)
+    until = time.monotonic() + INSIST_SECONDS
+    while True:
+        try:
+            return forget_surely(*keys)
+        except redis_client.Unavailable as error:
+            # Who can reach Redis would go on using copies; if nobody listens there, nobody can.
+            if not isinstance(error, redis_client.SILENT) or time.monotonic() > until:
+                return _not_told(keys, error)
+            time.sleep(INSIST_SECONDS / 10)
 
 
 def forget_surely(*keys: str) -> None:
     """Deletes keys; raises redis_client.Unavailable if somebody may still see one. For jobs, which are tried again."""
-    _changed(keys, _delete(keys))
+    if keys:
+        _changed(keys, _delete(keys))
 
 
 def refresh(kind: Kind, item_id: Any, *keys: str) -> None:
@@ -241,7 +261,7 @@ def refresh(kind: Kind, item_id: Any, *keys: str) -> None:
     try:
         refresh_surely(kind, item_id, *keys)
     except redis_client.Unavailable as error:
-        logger.warning("not everybody may know yet that %s changed: %s", kind.key(item_id), error)
+        _not_told((kind.key(item_id), *keys), error)
 
 
 def refresh_surely(kind: Kind, item_id: Any, *keys: str) -> None:
@@ -257,6 +277,10 @@ def _changed(keys: tuple[str, ...], silent: list[str]) -> None:
     for server in silent:
         copies.fence(server)
     copies.tell(keys)
+
+
+def _not_told(keys: Sequence[str], error: Exception) -> None:
+    logger.warning("not everybody may know yet that %s changed: %s", " ".join(keys), error)
 
 
 def _get_many(keys: list[str], view: View) -> dict[str, bytes]:
@@ -345,6 +369,8 @@ def _replaced(kind: Kind, item_id: Any) -> bool:
     """Puts the committed value in the place of a cached one, or of a lease; returns whether no older one is left."""
     key = kind.key(item_id)
     (server,) = _by_server([key])
+    if _is_down(server):
+        return False
     try:
         for _ in range(REFRESHES):
             text, version = _call(server, lambda client: client.gets(key))
@@ -369,8 +395,11 @@ def _delete(keys: Iterable[str]) -> list[str]:
     """Deletes keys; returns the servers that may still have one."""
     silent = []
     for server, its_keys in _by_server(keys).items():
+        if _is_down(server):
+            silent.append(server)
+            continue
         try:
-            _call(server, lambda client, k=its_keys: client.delete_many(k, noreply=False))
+            _once_more(server, lambda client, k=its_keys: client.delete_many(k, noreply=False))
         except ConnectionRefusedError:
             # Nobody listens there, so nobody remembers: Memcached keeps nothing over its death.
             continue
@@ -380,13 +409,24 @@ def _delete(keys: Iterable[str]) -> list[str]:
     return silent
 
 
+def _once_more(server: str, question: Callable[[Client], Any]) -> Any:
+    """Asks twice: it may have been us who were slow, and all that a server has is lost if we fence it off for that."""
+    try:
+        return _call(server, question)
+    except TimeoutError:
+        return _call(server, question)
+
+
+def _is_down(server: str) -> bool:
+    return _down_until.get(server, 0.0) > time.monotonic()
+
+
 def _ask(server: str, question: Callable[[Client], Any], view: View) -> Any:
     """The answer of one server, or None when it is away, or fenced off."""
     fence = view.fences.get(server)
-    until = _down_until.get(server)
-    if until is not None or fence:
-        if until is not None and until > time.monotonic():
-            return None
+    if _is_down(server):
+        return None
+    if fence or server in _down_until:
         _down_until[server] = time.monotonic() + SECONDS_DOWN  # one tries; the others go on without it meanwhile
     if fence:
         _try(server, partial(_empty, server, fence))
@@ -395,9 +435,10 @@ def _ask(server: str, question: Callable[[Client], Any], view: View) -> Any:
 
 
 def _empty(server: str, fence: bytes, client: Client) -> None:
-    client.flush_all(noreply=False)
     with suppress(*redis_client.Unavailable):
-        copies.lift(server, fence)
+        if copies.fences().get(server) == fence:  # nobody else has done it meanwhile
+            client.flush_all(noreply=False)
+            copies.lift(server, fence)
 
 
 def _try(server: str, question: Callable[[Client], Any]) -> Any:

@@ -14,6 +14,7 @@ anybody until it has been emptied (shardmap/cache.py).
 
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
@@ -25,11 +26,12 @@ from django.conf import settings
 from shardmap import redis_client
 from shardmap.redis_client import Command, Unavailable, ask, ask_all
 
-LOG, FENCES = "cache:changes", "cache:fences"
-LOG_LENGTH = 10_000  # entries: minutes of a busy site
+LOG, FENCES = "{cache}:changes", "{cache}:fences"  # of one hash tag, so that both are read at one moment
+LOG_LENGTH = 50_000  # entries: some 5 MB
 MOST_NEWS = 1_000  # entries; a process that is further behind starts anew
 MOST_BYTES = 32 << 20  # of text, as Memcached has it; parsed, it takes some four times as much
 MOST_CHANGES = 100_000  # that a process remembers
+MOST_SECONDS = 300  # after which all copies are dropped: a bound on any mistake of ours
 
 LIFT = """
     if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
@@ -55,6 +57,7 @@ class Copies:
         self._bytes = 0
         self._last: bytes | None = None  # of the log's entries, that this process has read
         self._connections = 0
+        self._until = 0.0  # time.monotonic()
         self._moment = self._began = 1  # now; and when it began to remember changes
         self._changed: dict[str, int] = {}  # key → moment
 
@@ -66,15 +69,17 @@ class Copies:
         """What is new in the log is heard along with some other commands' replies (as of `redis_client.ask`)."""
         last = self._last
         news = ("XRANGE", LOG, last, "+", "COUNT", MOST_NEWS) if last else ("XREVRANGE", LOG, "+", "-", "COUNT", 1)
-        *replies, entries, fences = ask(_redis(), [*commands, news, ("HGETALL", FENCES)])
+        try:
+            *replies, entries, fences = ask(_redis(), [*commands, news, ("HGETALL", FENCES)])
+            connections = redis_client.connections(_redis())
+        except Unavailable as error:  # no node of a cluster has answered yet
+            replies, entries, fences = [error] * len(commands), error, error
         if isinstance(entries, Exception) or isinstance(fences, Exception):
             self._start_anew(None)
             return View(None, {}), replies
-        connections = redis_client.connections()
-        fences = {server.decode(): name for server, name in fences.items()}
         # Behind a new connection may be another server, which lacks what the first one's log had.
         gap = not last or not entries or entries[0][0] != last or len(entries) == MOST_NEWS
-        if gap or connections != self._connections:
+        if gap or connections != self._connections or time.monotonic() > self._until:
             self._connections = connections
             self._start_anew(entries[-1][0] if entries else None)
             if not entries:
@@ -82,7 +87,7 @@ class Copies:
                     tell([])  # so that the log has an end to go on from
         elif len(entries) > 1:
             self._apply(entries[1:])
-        return View(self._moment, fences), replies
+        return View(self._moment, _decoded(fences)), replies
 
     def keep(self, kind: Hashable, item_id: Any, key: str, value: Any, size: int, view: View) -> None:
         """Keeps a copy of what a request has read from Memcached, unless it has changed since."""
@@ -104,7 +109,9 @@ class Copies:
 
     def _apply(self, entries: list) -> None:
         with self._lock:
-            for entry_id, (_, keys) in entries:
+            for entry_id, fields in entries:
+                # redis-py makes a dict of what a cluster's node has sent us elsewhere for.
+                keys = fields[b"keys"] if isinstance(fields, dict) else fields[1]
                 self._note(keys.decode().split())
                 if self._last is None or _time(entry_id) > _time(self._last):
                     self._last = entry_id
@@ -120,19 +127,20 @@ class Copies:
 
     def _start_anew(self, last: bytes | None) -> None:
         with self._lock:
-            self._last = last
+            self._last, self._until = last, time.monotonic() + MOST_SECONDS
             self._moment += 1
             self._began = self._moment
             self._changed.clear()
+            for held in list(self._held.values()):
+                held.clear()
             self._order.clear()
             self._bytes = 0
-            for held in self._held.values():
-                held.clear()
 
     def _drop(self, key: str) -> None:
         if key in self._order:
-            held, item_id, size = self._order.pop(key)
+            held, item_id, size = self._order[key]
             held.pop(item_id, None)
+            del self._order[key]
             self._bytes -= size
 
 
@@ -146,9 +154,19 @@ def fence(server: str) -> None:
     ask_all(_redis(), [("HSET", FENCES, server, secrets.token_hex(8))])
 
 
+def fences() -> dict[str, bytes]:
+    """The servers that are fenced off, each with the name of its latest fence. Raises redis_client.Unavailable."""
+    (found,) = ask_all(_redis(), [("HGETALL", FENCES)])
+    return _decoded(found)
+
+
 def lift(server: str, name: bytes) -> None:
     """Lets a server be read from again, unless it was fenced off anew meanwhile. Raises redis_client.Unavailable."""
     ask_all(_redis(), [("EVAL", LIFT, 1, FENCES, server, name)])
+
+
+def _decoded(fences: dict[bytes, bytes]) -> dict[str, bytes]:
+    return {server.decode(): name for server, name in fences.items()}
 
 
 def _time(entry_id: bytes) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Connections to Redis, one pool a server and process; a Redis Cluster is used like a single server."""
+"""Connections to Redis that give up in time; a Redis Cluster is used like a single server."""
 
 import threading
 import time
@@ -40,6 +40,7 @@ class Server:
         self._name = name
         self._lock = threading.Lock()
         self._silent = False
+        self.connections = 0  # that this process has opened to it by now
         self._next_try = 0.0
         self._tried_by: int | None = None
 
@@ -62,8 +63,7 @@ class Server:
         self._silent = False
 
 
-_servers: dict[tuple[str, int], Server] = {}
-_connections = 0
+_servers: dict[str, Server] = {}
 _local = threading.local()
 
 
@@ -72,11 +72,11 @@ class Connection(redis.Connection):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self._server = _servers.setdefault((self.host, self.port), Server(f"{self.host}:{self.port}"))
+        name = f"{self.host}:{self.port}"
+        self._server = _servers.setdefault(name, Server(name))
         self._owed = False  # replies
 
     def connect_check_health(self, *args, **options):  # also by what is sent once more; `connect` is not
-        global _connections
         self._server.enter()
         before = self._sock
         try:
@@ -85,7 +85,7 @@ class Connection(redis.Connection):
             self._server.fell_silent()
             raise
         if self._sock is not before:
-            _connections += 1
+            self._server.connections += 1
 
     def read_response(self, *args, **options):
         try:
@@ -103,6 +103,7 @@ class Connection(redis.Connection):
         """
         if self._owed:  # whoever asked last was interrupted, and has not read what comes next
             self.disconnect()
+        self._server.enter()
         if not self._sock:
             self.connect()
         self._owed = True
@@ -204,9 +205,9 @@ def unless_error(replies: list) -> list:
     return replies
 
 
-def connections() -> int:
-    """How many connections this process has opened by now, to any Redis: while that is the same, so are the servers."""
-    return _connections
+def connections(client: Client) -> int:
+    """How many connections this process has opened to it by now: while that is the same, so are the servers."""
+    return sum(_servers[name].connections for name in nodes(client) if name in _servers)
 
 
 def disconnect() -> None:

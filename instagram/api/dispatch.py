@@ -34,13 +34,12 @@ from django.http import HttpRequest, HttpResponse, QueryDict, UnreadablePostErro
 from django.http.multipartparser import MultiPartParserError
 from django.urls import re_path
 from django.utils.encoding import escape_uri_path
-from redis import RedisError
 
 from accounts.errors import InvalidClient, InvalidParameters, InvalidToken, ScopeMissing, ServiceError
 from accounts.tokens import Caller, Client, client_of, probable_viewer, viewer_of
 from instagram.api import envelope, limits, signatures
 from instagram.api.limits import Limit, Standing
-from shardmap import replicas
+from shardmap import redis_client, replicas
 from shardmap.redis_client import Command
 from shardmap.shards import following_moves
 
@@ -51,7 +50,7 @@ Success = Callable[[HttpRequest, Any, dict | None], HttpResponse]  # of `data` a
 
 OUR_FAULT = "an error of ours, which is in our log"
 # A server of ours is away; the same request may work in a moment.
-AWAY = (OperationalError, InterfaceError, RedisError, BotoCoreError, ClientError)
+AWAY = (OperationalError, InterfaceError, *redis_client.Unavailable, BotoCoreError, ClientError)
 
 
 @dataclass(frozen=True)

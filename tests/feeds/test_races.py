@@ -434,7 +434,7 @@ def test_the_api_counts_requests_and_hears_of_changes_there(pair, monkeypatch):
         assert [shown["id"] for shown in response.json()["data"]] == [media["id"]]
         left.append(int(response["X-Ratelimit-Remaining"]))
     assert left == list(range(left[0], left[0] - 4, -1))
-    assert photo_id(media["id"]) in cache.held(MEDIA)
+    assert cache.glimpse(MEDIA, photo_id(media["id"]))
     photos_services.edit_caption(one.id, photo_id(media["id"]), one.id, "changed")
     response = Client().get("/v1/users/self/feed", {"access_token": follower.token})
     assert response.json()["data"][0]["caption"]["text"] == "changed"

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from zlib import crc32
 
 import pytest
@@ -132,6 +133,42 @@ def test_nobody_waits_for_what_does_not_exist(table, monkeypatch):
     monkeypatch.setattr(cache.time, "sleep", lambda seconds: pytest.fail("somebody waits"))
     for _ in range(2):
         assert table.fetch(1) == {}
+
+
+def test_readers_of_what_is_gone_do_not_queue(table, monkeypatch):
+    monkeypatch.setattr(cache, "WAIT_SECONDS", 3600)
+    all_here, pauses = threading.Barrier(20), []
+    monkeypatch.setattr(cache.time, "sleep", lambda seconds: pauses.append(threading.get_ident()))
+
+    def load_nothing_when_others_wait(ids):
+        eventually(lambda: pauses, what="others wait")
+        return table.load(ids)
+
+    def read() -> None:
+        all_here.wait()
+        assert cache.fetch((dataclasses.replace(table.kind, load=load_nothing_when_others_wait), [1])) == [{}]
+
+    with ThreadPoolExecutor(20) as pool:
+        for done in [pool.submit(read) for _ in range(20)]:
+            done.result()
+    assert len(table.reads) == 20  # each of them looked, once the first had found nothing
+
+
+def test_a_slow_client_does_not_fence_a_server_off(table, monkeypatch):
+    table.rows[1] = "old"
+    table.fetch(1)
+    call, slow = cache._call, [TimeoutError("this process did not get to it")]
+
+    def call_slowly(server, question):
+        if slow:
+            raise slow.pop()
+        return call(server, question)
+
+    monkeypatch.setattr(cache, "_call", call_slowly)
+    table.change(1, "new")
+    assert not slow
+    assert not set(settings.MEMCACHED) & set(copies.fences())
+    assert table.fetch(1) == {1: "new"}
 
 
 def test_nobody_waits_for_who_could_not_read_the_row(table, monkeypatch):

@@ -6,10 +6,14 @@ import pytest
 from django.conf import settings
 
 from shardmap import cache, copies, redis_client
+from tests.redis_cluster import FIRST_PORT, SLOTS, RedisCluster
 from tests.shardmap.test_cache import Rows, raw, redis
 from tests.support import ctl
 
 pytestmark = pytest.mark.alone
+
+
+NEW = FIRST_PORT + 3  # a node that has no slots yet
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def new_request() -> None:
 
 
 def kept(table: Rows, *ids: int) -> dict:
-    """Fetches until this process has copies: one for the log's sake, one to fill Memcached, one to read it there."""
+    """Fetches until this process has copies: twice for the sake of a log that has no end yet."""
     for _ in range(3):
         new_request()
         found = table.fetch(*ids)
@@ -179,3 +183,63 @@ def test_a_guess_that_was_asked_ahead_is_answered_once(table):
     new_request()
     assert cache.ask([command]) == [4]
     assert redis_client.redis_client(settings.REDIS_FEEDS_URL).delete(key)
+
+
+def test_copies_are_dropped_from_time_to_time(table, monkeypatch):
+    monkeypatch.setattr(copies, "MOST_SECONDS", -1)
+    table.fetch(1)
+    assert 1 in cache.held(table.kind)
+    new_request()
+    assert not cache.held(table.kind)
+
+
+def test_what_is_read_out_of_a_request_is_no_copy(table):
+    cache.end_request()
+    for _ in range(3):
+        assert table.fetch(1) == {1: "one"}
+        assert not cache.held(table.kind)
+
+
+def test_a_change_that_redis_missed_for_a_moment_is_told_before_the_answer(table, monkeypatch):
+    kept(table, 1)
+    tell, silent = copies.tell, [redis_client.redis.TimeoutError("for a moment")] * 2
+
+    def tell_at_last(keys):
+        if silent:
+            raise silent.pop()
+        tell(keys)
+
+    monkeypatch.setattr(copies, "tell", tell_at_last)
+    length = redis().xlen(copies.LOG)
+    table.change(1, "new")
+    assert redis().xlen(copies.LOG) == length + 1
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"), 3)
+    cluster.add()
+    yield cluster
+    cluster.stop()
+
+
+def test_copies_on_a_cluster_whose_slots_move(table, cluster, monkeypatch):
+    monkeypatch.setattr(settings, "REDIS_FEEDS_URL", cluster.url)
+    kept(table, 1, 2)
+    change_elsewhere(table, 1, "new")
+    new_request()
+    assert table.fetch(1, 2) == {1: "new", 2: "two"}
+    owner = redis().get_node_from_key(copies.LOG).port
+    cluster.move_slots(SLOTS // 3, owner, NEW)  # all that it has, or all but one
+    change_elsewhere(table, 1, "newer")
+    new_request()
+    assert table.fetch(1, 2) == {1: "newer", 2: "two"}
+    kept(table, 1, 2)
+    assert redis().get_node_from_key(copies.LOG).port == NEW
+
+
+def test_a_process_that_starts_while_no_node_of_a_cluster_answers_reads_all_the_same(table, monkeypatch):
+    monkeypatch.setattr(settings, "REDIS_FEEDS_URL", "redis+cluster://:x@127.0.0.1:9,127.0.0.1:10")
+    assert isinstance(cache.listen(("GET", "key")), redis_client.Unavailable)
+    assert not cache.held(table.kind)
+    assert table.fetch(1) == {1: "one"}

@@ -42,8 +42,8 @@ def test_one_thread_finds_out_whether_a_silent_redis_is_back_while_the_others_go
 
 def test_who_is_turned_away_from_a_silent_redis_does_not_put_off_the_next_try(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = silent.getsockname()
-        client = redis_client.redis_client(f"redis://127.0.0.1:{address[1]}/0")
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        client = redis_client.redis_client(f"redis://{address}/0")
         redis_client.ask(client, [("GET", "key")])
         next_try = redis_client._servers[address]._next_try
         monkeypatch.setattr(redis_client, "SECONDS_DOWN", 3600)
