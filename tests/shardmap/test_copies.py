@@ -224,6 +224,7 @@ def test_a_change_that_redis_missed_for_a_moment_is_told_before_the_answer(table
 def cluster(tmp_path_factory):
     cluster = RedisCluster(tmp_path_factory.mktemp("cluster"), 3)
     cluster.add()
+    eventually(cluster.is_well, what="all know the new node")
     yield cluster
     cluster.stop()
 
