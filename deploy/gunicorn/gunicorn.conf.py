@@ -28,9 +28,10 @@ keepalive = 75
 limit_request_line = 8190
 limit_request_fields = 32768
 
-# Memory that leaks is given back; the jitter keeps both workers from restarting at once.
-max_requests = 50_000
-max_requests_jitter = 5_000
+# Memory that leaks is given back, seldom: a new worker has no copies of the cache. The jitter keeps both from
+# restarting at once.
+max_requests = 500_000
+max_requests_jitter = 50_000
 
 # A heartbeat on a disk stalls when the disk does.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
