@@ -48,8 +48,8 @@ def programs_of(stack: Stack) -> list[Program]:
         postgres(stack, "postgres_b"),
         *(postgres(stack, name, primary) for name, primary in REPLICAS.items() if WITH_REPLICAS),
         pgbouncer(stack),
-        redis(stack, "redis_shardmap", maxmemory_policy="noeviction"),
-        redis(stack, "redis_feeds", maxmemory_policy="allkeys-lru"),
+        redis(stack, "redis_shardmap", maxmemory_policy="noeviction", appendonly="yes"),
+        redis(stack, "redis_feeds", maxmemory_policy="allkeys-lru", appendonly="no"),
         memcached(stack, "memcached_1"),
         memcached(stack, "memcached_2"),
         gearmand(stack),
@@ -110,7 +110,7 @@ def pgbouncer(stack: Stack) -> Program:
     )
 
 
-def redis(stack: Stack, name: str, maxmemory_policy: str) -> Program:
+def redis(stack: Stack, name: str, **persistence: str) -> Program:
     password = stack.secrets["redis_password"]
     file = configured(
         stack,
@@ -121,8 +121,8 @@ def redis(stack: Stack, name: str, maxmemory_policy: str) -> Program:
         password=password,
         data=stack.data(name),
         maxmemory="512mb",
-        maxmemory_policy=maxmemory_policy,
         cluster="no",
+        **persistence,
     )
     return Program(
         name,

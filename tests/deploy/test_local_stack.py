@@ -197,6 +197,12 @@ def test_the_map_is_never_evicted_and_outlives_a_restart():
     assert node.config_get("appendonly") == {"appendonly": "yes"}
 
 
+def test_the_feeds_begin_anew_with_their_redis():
+    node = redis.Redis.from_url(settings.REDIS_FEEDS_URL, decode_responses=True)
+    assert node.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+    assert node.config_get("appendonly") == {"appendonly": "no"}
+
+
 def test_redis_wants_a_password():
     with socket.create_connection((HOST, STACK.ports["redis_shardmap"]), timeout=5) as connection:
         connection.sendall(b"PING\r\n")
