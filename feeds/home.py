@@ -44,12 +44,11 @@ def page(user_id: int, max_id: int | None, count: int) -> tuple[list[Entry], boo
     entries, exists = cache.ask(page_commands(user_id, max_id, count))
     if not exists:
         return None
-    texts = [entry.decode() for entry in entries]
     if max_id is not None:
-        texts = [text for text in texts if text < f"{max_id:019d}"]
-    wanted = texts[:count]
-    reached_end = END in texts[: count + 1]
-    return [_parse(text) for text in wanted if text != END], reached_end
+        entries = [entry for entry in entries if entry < b"%019d" % max_id]
+    reached_end = END.encode() in entries[: count + 1]
+    pairs = [entry.split(b"_") for entry in entries[:count]]
+    return [(int(photo), int(owner)) for photo, owner in pairs if owner != b"0"], reached_end
 
 
 def page_commands(user_id: int, max_id: int | None, count: int) -> list[Command]:
@@ -121,11 +120,6 @@ def _key(user_id: int) -> str:
 def _text(entry: Entry) -> str:
     photo_id, owner_id = entry
     return f"{photo_id:019d}_{owner_id}"
-
-
-def _parse(text: str) -> Entry:
-    photo_id, owner_id = text.split("_")
-    return int(photo_id), int(owner_id)
 
 
 def _redis():

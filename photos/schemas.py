@@ -22,6 +22,7 @@ from photos.models import Status
 from photos.tags import tags_in
 from photos.types import MediaIdText
 from shardmap import cache
+from shardmap.copies import Held
 from shardmap.ids import EPOCH_MS, milliseconds_of_id
 
 SHORTCODE_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -225,15 +226,19 @@ class _Rendering:
         self._people = _people_in(photo)
         self._users = [users.get(user_id) for user_id in self._people]
         self._is_complete = None not in self._users
+        self._checked: tuple[int, int] | None = None
         self.is_shown = self._users[0] is not None  # the owner
 
-    def is_of(self, users: Mapping[int, dict], locations: Mapping[int, dict]) -> bool:
+    def is_of(self, users: Held, locations: Held) -> bool:
         """Whether this is still how the photo looks, as far as this process has copies of what is in it."""
-        return (
-            all(map(is_, map(users.get, self._people), self._users))
-            and self._is_complete  # who was gone may be back
+        now = users.dropped, locations.dropped
+        if self._checked != now and (
+            self._is_complete  # who was gone may be back
+            and all(map(is_, map(users.get, self._people), self._users))
             and locations.get(self._photo["location_id"]) is self._location
-        )
+        ):
+            self._checked = now  # people change seldom, and then each photo is looked at once more
+        return self._checked == now
 
     def without(self, hidden: frozenset[int]) -> "_Rendering":
         """How a viewer sees it from whom some people are hidden."""

@@ -28,7 +28,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +42,7 @@ from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
 
 from shardmap import copies, redis_client
-from shardmap.copies import Copies, View
+from shardmap.copies import Copies, Held, View
 from shardmap.redis_client import Command
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ _Hangup = (MemcacheUnexpectedCloseError, ConnectionResetError, BrokenPipeError)
 _local = threading.local()
 _down_until: dict[str, float] = {}
 _copies = Copies()
+NOTHING_HELD = Held()
+NOTHING_HELD.dropped = -1  # as that of no other
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,9 @@ def fetch(*wanted: tuple[Kind, Iterable]) -> list[dict[Any, Any]]:
     return found
 
 
-def held(kind: Kind) -> Mapping[Any, Any]:
+def held(kind: Kind) -> Held:
     """What this process has copies of and a `fetch` would return; asks no server. To be used at once."""
-    return _copies.of(kind.copied_as) if _view().moment else {}
+    return _copies.of(kind.copied_as) if _view().moment else NOTHING_HELD
 
 
 def _view() -> View:

@@ -47,13 +47,19 @@ class View:
     fences: dict[str, bytes]
 
 
+class Held(dict):
+    """The copies of one kind, by ID; and how many have been dropped by now: while that is the same, none is gone."""
+
+    dropped = 0
+
+
 class Copies:
     """The copies of one process. Each is as of some moment: a number that grows with each news of the log."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[Hashable, dict[Any, Any]] = {}
-        self._order: OrderedDict[str, tuple[dict, Any, int]] = OrderedDict()  # by key, the oldest copy first
+        self._held: dict[Hashable, Held] = {}
+        self._order: OrderedDict[str, tuple[Held, Any, int]] = OrderedDict()  # by key, the oldest copy first
         self._bytes = 0
         self._last: bytes | None = None  # of the log's entries, that this process has read
         self._connections = 0
@@ -61,9 +67,9 @@ class Copies:
         self._moment = self._began = 1  # now; and when it began to remember changes
         self._changed: dict[str, int] = {}  # key → moment
 
-    def of(self, kind: Hashable) -> dict[Any, Any]:
-        """The copies of one kind by ID; only to be read."""
-        return self._held.setdefault(kind, {})
+    def of(self, kind: Hashable) -> Held:
+        """The copies of one kind; only to be read."""
+        return self._held.get(kind) or self._held.setdefault(kind, Held())
 
     def listen(self, *commands: Command) -> tuple[View, list]:
         """What is new in the log is heard along with some other commands' replies (as of `redis_client.ask`)."""
@@ -133,6 +139,7 @@ class Copies:
             self._changed.clear()
             for held in list(self._held.values()):
                 held.clear()
+                held.dropped += 1
             self._order.clear()
             self._bytes = 0
 
@@ -140,6 +147,7 @@ class Copies:
         if key in self._order:
             held, item_id, size = self._order[key]
             held.pop(item_id, None)
+            held.dropped += 1
             del self._order[key]
             self._bytes -= size
 

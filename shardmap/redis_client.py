@@ -1,5 +1,7 @@
 """Connections to Redis that give up in time; a Redis Cluster is used like a single server."""
 
+import socket
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ Unavailable = (redis.RedisError, RedisClusterException)
 SECONDS_DOWN = 1  # a server that did not answer in time is left alone for so long: its callers wait once, not each
 LONGEST_TRY = 3  # then one thread tries it, for at most so long; the others go on without it
 TIMEOUTS = {"socket_connect_timeout": 0.5, "socket_timeout": 1}
+TIMEVAL = struct.pack("ll", TIMEOUTS["socket_timeout"], 0)
 # At once: a pooled connection may be the corpse of a server that has restarted since.
 ONCE_MORE = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 CLUSTER = "redis+cluster://"
@@ -86,13 +89,16 @@ class Connection(redis.Connection):
             raise
         if self._sock is not before:
             self._server.connections += 1
+            # The kernel's own time-outs: with Python's, each call is two, and gives other threads the turn twice.
+            self._sock.settimeout(None)
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._sock.setsockopt(socket.SOL_SOCKET, option, TIMEVAL)
 
     def read_response(self, *args, **options):
         try:
             reply = super().read_response(*args, **options)
-        except SILENT:
-            self._server.fell_silent()
-            raise
+        except redis.RedisError as error:
+            raise self._noted(error) from None
         self._server.answered()
         return reply
 
@@ -109,9 +115,8 @@ class Connection(redis.Connection):
         self._owed = True
         try:
             self.send_packed_command([b"".join([hiredis.pack_command(command) for command in commands])])
-        except SILENT:
-            self._server.fell_silent()
-            raise
+        except redis.RedisError as error:
+            raise self._noted(error) from None
 
     def receive(self, count: int) -> list:
         """The replies to as many commands; an error is among them as a value."""
@@ -123,14 +128,20 @@ class Connection(redis.Connection):
                 replies.append(self._parser.read_response() if reply is NOT_ENOUGH_DATA else reply)
         except BaseException as error:
             self.disconnect()  # the other replies are still to come, and nobody will read them
-            if isinstance(error, SILENT):
-                self._server.fell_silent()
             if isinstance(error, OSError):  # such as a reset by a server that was killed
                 raise redis.ConnectionError(f"{self.host}:{self.port}: {error}") from error
-            raise
+            raise self._noted(error) from None
         self._server.answered()
         self._owed = False
         return replies
+
+    def _noted(self, error: BaseException) -> BaseException:
+        """Notes an error if it says that the server is silent; returns what to raise."""
+        if isinstance(error.__context__, BlockingIOError):  # the kernel's time-out
+            error = redis.TimeoutError(f"timeout waiting for {self.host}:{self.port}")
+        if isinstance(error, SILENT):
+            self._server.fell_silent()
+        return error
 
 
 class Cluster(redis.RedisCluster):

@@ -8,6 +8,7 @@ import redis
 
 from deploy.local.layout import DEPLOY, render
 from deploy.local.ports import HOST, OFFSETS
+from shardmap import redis_client
 from tests.support import eventually
 
 FIRST_PORT = 8030 + OFFSETS[os.environ["STACK"]]
@@ -72,6 +73,7 @@ class RedisCluster:
     def stop(self) -> None:
         for port in self.nodes:
             self.kill(port)
+        redis_client.redis_client.cache_clear()  # the next cluster on these ports is another one
 
     def empty(self) -> None:
         for node in self.nodes.values():

@@ -17,6 +17,7 @@ along with the first question, which is whether the request may pass.
 import inspect
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 Endpoint = Callable[..., Any]
 Success = Callable[[HttpRequest, Any, dict | None], HttpResponse]  # of `data` and `pagination`
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 OUR_FAULT = "an error of ours, which is in our log"
 # A server of ours is away; the same request may work in a moment.
 AWAY = (OperationalError, InterfaceError, *redis_client.Unavailable, BotoCoreError, ClientError)
@@ -238,7 +240,7 @@ def _params(request: HttpRequest) -> dict[str, Any]:
             params |= _body(request)
     for name, value in params.items():
         # Neither can be stored: Postgres refuses NUL, and half a surrogate pair is no character.
-        if isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
+        if isinstance(value, str) and ("\0" in value or (not value.isascii() and SURROGATE.search(value))):
             raise InvalidParameters(f"{name!r}: has a character that is not text")
     return params
 
@@ -282,7 +284,7 @@ def _checked(endpoint: Endpoint, params: dict[str, Any]) -> dict[str, Any]:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise InvalidParameters(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
-    return {name: getattr(checked, name) for name in wanted.model_fields}
+    return checked.__dict__
 
 
 def _pagination(request: HttpRequest, cursor: dict[str, str], signer: Client | None) -> dict[str, str]:

@@ -156,13 +156,13 @@ def test_a_silent_node_is_waited_for_once_and_its_photos_come_from_the_shards(cl
     photo_map._write(owners)
     monkeypatch.setattr(redis_client, "SECONDS_DOWN", 3600)
     asked = Counter()
-    send = redis_client.Connection.send
+    receive = redis_client.Connection.receive
 
-    def counting(connection, commands):
+    def counting(connection, count):
         asked[connection.port] += 1
-        send(connection, commands)
+        return receive(connection, count)
 
-    monkeypatch.setattr(redis_client.Connection, "send", counting)
+    monkeypatch.setattr(redis_client.Connection, "receive", counting)
     wanted = list(owners)
     cluster.signal(LOST, signal.SIGSTOP)
     try:

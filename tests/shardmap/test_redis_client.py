@@ -76,6 +76,22 @@ def test_a_connection_that_the_server_resets_is_an_unavailable_redis():
     assert all(isinstance(reply, redis_client.Unavailable) for reply in replies)
 
 
+def test_a_redis_that_falls_silent_after_its_greeting_is_waited_for_once_and_then_left_alone(monkeypatch):
+    monkeypatch.setattr(redis_client, "SECONDS_DOWN", 3600)
+    asked = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        server.settimeout(5)
+        serving = pool.submit(fake_server, server, 1, lambda connection: asked.wait(20))
+        client = redis_client.redis_client(f"redis://127.0.0.1:{server.getsockname()[1]}/0?protocol=2")
+        try:
+            (reply,) = redis_client.ask(client, [("GET", "key")])
+            assert isinstance(reply, redis_client.redis.TimeoutError), reply
+            assert "a moment ago" in str(redis_client.ask(client, [("GET", "key")])[0])
+        finally:
+            asked.set()
+        serving.result()
+
+
 def test_a_redis_that_is_loading_its_data_is_left_alone():
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         server.settimeout(5)
