@@ -21,8 +21,9 @@ from deploy.local.data import as_user
 from deploy.local.layout import POSTGRES_USER, Stack, make_dir
 from deploy.local.machine import postgres_bin
 from deploy.local.ports import HOST
-from shardmap import cache, moves, replicas
+from shardmap import cache, copies, moves, replicas
 from shardmap.models import LogicalShard
+from shardmap.redis_client import redis_client
 from shardmap.shards import on_shard, placement, shard_of, shard_transaction
 from tests.support import Person, ctl, eventually, get, settled
 
@@ -194,6 +195,7 @@ def test_a_writer_goes_to_the_replica_again_when_all_writes_must_be_there(star, 
     def forgotten_by_memcached() -> None:
         for server in settings.MEMCACHED:
             cache._client(server).flush_all(noreply=False)
+        redis_client(settings.REDIS_FEEDS_URL).delete(copies.LOG)  # with it, the processes' copies
 
     writes = [
         lambda: follow(fan, star),
