@@ -6,6 +6,8 @@ import sys
 
 from django.conf import settings
 
+from deploy.local.layout import Stack
+
 NAME = "bench"
 STACK = [sys.executable, str(settings.BASE_DIR / "deploy/local/stack.py")]
 
@@ -17,10 +19,13 @@ def is_here() -> bool:
 
 def run_in_it(arguments: list[str]) -> int:
     """Runs `manage.py` with these arguments in that stack; returns its exit code."""
-    environment = os.environ | {"STACK": NAME}
     subprocess.run([*STACK, "clean", NAME], check=True)
     try:
-        subprocess.run([*STACK, "up", NAME], env=environment, check=True)
+        subprocess.run([*STACK, "up", NAME], check=True)
+        stack = Stack(NAME)
+        stack.load_secrets()
+        # Its settings, too: whoever calls us may have those of another stack in the environment, which would win.
+        environment = os.environ | stack.environment()
         return subprocess.run([sys.executable, settings.BASE_DIR / "manage.py", *arguments], env=environment).returncode
     finally:
         subprocess.run([*STACK, "clean", NAME], check=True)
