@@ -1,5 +1,6 @@
 """A result's comparisons as bars, in a PNG."""
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib
@@ -7,7 +8,8 @@ import matplotlib
 matplotlib.use("Agg")  # draws without a display
 from matplotlib import pyplot
 
-INCHES_WIDE, INCHES_A_BAR, INCHES_AROUND = 4.5, 0.3, 1.0
+INCHES_WIDE, INCHES_A_BAR, INCHES_AROUND = 5.5, 0.3, 1.2
+LETTERS_A_PANEL = 70  # of the title's lines
 
 
 def plot(path: str, title: str, result: dict[str, float], units: Sequence[str]) -> None:
@@ -23,9 +25,10 @@ def plot(path: str, title: str, result: dict[str, float], units: Sequence[str]) 
         axis.bar_label(drawn, [f"{value:,}" for value in bars.values()], padding=3)
         axis.set_title(unit, fontsize="medium")
         axis.invert_yaxis()
-        axis.margins(x=0.2)
+        axis.margins(x=0.3)
         axis.xaxis.set_visible(False)
         axis.spines[:].set_visible(False)
-    figure.suptitle(title, fontsize="medium")
+    lines = [textwrap.fill(line, LETTERS_A_PANEL * len(panels)) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize="medium")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
