@@ -66,14 +66,9 @@ def push(user_ids: Iterable[int], entry: Entry) -> None:
     ask_all(_redis(), [_call("push", keys, _text(entry), FEED_LENGTH) for keys in keys_of.values()])
 
 
-def remove(user_ids: Iterable[int], entry: Entry) -> None:
-    """Takes a photo out of the feeds of these users."""
-    ask_all(_redis(), [("LREM", _key(user_id), 0, _text(entry)) for user_id in user_ids])
-
-
-def sweep(user_id: int, entries: Iterable[Entry]) -> None:
-    """Takes photos out of one feed."""
-    ask_all(_redis(), [("LREM", _key(user_id), 0, _text(entry)) for entry in entries])
+def remove(user_ids: Iterable[int], *entries: Entry) -> None:
+    """Takes photos out of the feeds of these users."""
+    ask_all(_redis(), [("LREM", _key(user_id), 0, _text(entry)) for user_id in user_ids for entry in entries])
 
 
 def remove_owner(user_id: int, owner_id: int) -> None:

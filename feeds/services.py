@@ -138,7 +138,7 @@ def _shown(viewer_id: int, entries: list[Entry]) -> list[dict]:
             shown.append(photo)
     if gone:
         try:
-            home.sweep(viewer_id, gone)
+            home.remove([viewer_id], *gone)
         except Unavailable as error:
             logger.warning("dead photos stay in the feed of user %s: %s", viewer_id, error)
     return shown

@@ -132,33 +132,31 @@ def test_a_full_feed_drops_its_oldest(pair, monkeypatch):
     assert [entry.lstrip("0") for entry in entries(follower)] == ids(newest, media[3])
 
 
-def test_what_is_pushed_while_a_feed_is_rebuilt_is_in_it(pair):
-    one, follower = pair
-    old = take(one)
-    home.drop(follower.id)
+def rebuild_while_a_photo_is_pushed(one, follower) -> list[dict]:
+    """Returns the photo."""
+    new = []
 
-    def read_and_meanwhile_a_photo_is_pushed(count: int) -> list[home.Entry]:
+    def read_and_meanwhile_push(count: int) -> list[home.Entry]:
         found = newest_of([one.id, follower.id], None, count)
         new.append(take(one))
         deliver(*new)
         return found
 
-    new = []
-    home.rebuild(follower.id, read_and_meanwhile_a_photo_is_pushed)
+    home.rebuild(follower.id, read_and_meanwhile_push)
+    return new
+
+
+def test_what_is_pushed_while_a_feed_is_rebuilt_is_in_it(pair):
+    one, follower = pair
+    old = take(one)
+    home.drop(follower.id)
+    new = rebuild_while_a_photo_is_pushed(one, follower)
     assert shown(follower) == ids(*new, old)
 
 
 def test_what_is_pushed_into_a_feed_that_is_rebuilt_once_more_stays_in_it(pair):
     one, follower = pair
-
-    def read_and_meanwhile_a_photo_is_pushed(count: int) -> list[home.Entry]:
-        found = newest_of([one.id, follower.id], None, count)
-        new.append(take(one))
-        deliver(*new)
-        return found
-
-    new = []
-    home.rebuild(follower.id, read_and_meanwhile_a_photo_is_pushed)
+    new = rebuild_while_a_photo_is_pushed(one, follower)
     assert shown(follower) == ids(*new)
 
 
