@@ -25,8 +25,8 @@ from django.urls import re_path
 from django.utils.decorators import decorator_from_middleware
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import conditional_page, require_safe
-from redis import RedisError
 
+from shardmap import redis_client
 from shardmap.shards import following_moves
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,11 @@ logger = logging.getLogger(__name__)
 View = Callable[..., HttpResponse]
 
 MIDDLEWARE = (SessionMiddleware, AuthenticationMiddleware, CsrfViewMiddleware)  # the first is the outermost
-AWAY = (OperationalError, InterfaceError, RedisError)  # a server of ours; the same request may work in a moment
+AWAY = (
+    OperationalError,
+    InterfaceError,
+    *redis_client.Unavailable,
+)  # a server of ours; the same request may work in a moment
 
 HEADERS = {
     "Cache-Control": "no-store",  # secrets, and whose page it is
