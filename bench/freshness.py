@@ -9,9 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import requests
-
-from bench.photo import call, picture, sign_up
+from bench.photo import call, picture, publish, sign_up
 
 RATE = 10
 PAIRS = 20  # somebody and a follower
@@ -46,9 +44,7 @@ def run(n: int = 300) -> dict[str, float]:
 def _take(at: float, original: bytes, person: dict[str, str], follower: dict[str, str]) -> float:
     """Publishes a photo at a time; returns the seconds from the answer until a follower's feed has it."""
     threading.Event().wait(max(0, at - time.perf_counter()))
-    form = call("POST", "media/uploads", person)
-    requests.post(form["url"], data=form["fields"], files={"file": original}, timeout=10).raise_for_status()
-    media = call("POST", "media", person, upload_id=form["upload_id"])
+    media = publish(original, person)
     answered = time.perf_counter()
     while media["id"] not in [shown["id"] for shown in call("GET", "users/self/feed?count=5", follower)]:
         waited = time.perf_counter() - answered

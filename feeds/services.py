@@ -37,13 +37,13 @@ def fan_out(owner_id: int, photo_id: int) -> None:
     """
     if is_ready(owner_id, photo_id):
         home.push([owner_id], (photo_id, owner_id))
-        _in_chunks("feeds.push_chunk", push_chunk, owner_id, photo_id)
+        _in_chunks("feeds.push_chunk", _push, owner_id, photo_id)
 
 
 def push_chunk(owner_id: int, photo_id: int, first: int, last: int) -> None:
     """Brings a photo to the followers of one range of `follower_chunks`, as far as it exists by now."""
     if is_ready(owner_id, photo_id):
-        home.push(graph.followers_between(owner_id, first, last), (photo_id, owner_id))
+        _push(owner_id, photo_id, first, last)
 
 
 def remove_photo(owner_id: int, photo_id: int) -> None:
@@ -147,6 +147,10 @@ def _shown(viewer_id: int, entries: list[Entry]) -> list[dict]:
 def _owners_in_feed(user_id: int) -> set[int]:
     """Whose photos are in a user's feed, from the shards: the followees' and one's own."""
     return graph.followees_of(user_id) | {user_id}
+
+
+def _push(owner_id: int, photo_id: int, first: int, last: int) -> None:
+    home.push(graph.followers_between(owner_id, first, last), (photo_id, owner_id))
 
 
 def _in_chunks(job: str, do: Callable[[int, int, int, int], None], owner_id: int, photo_id: int) -> None:

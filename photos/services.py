@@ -121,12 +121,10 @@ def process(owner_id: int, photo_id: int) -> None:
         else:
             storage.put_renditions(photo.upload_id, renditions)
             _leave_processing(photo, Status.READY)
-    with on_shard(owner_id):
-        photo.refresh_from_db()
+    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id), *replicas.keys_of_writers(owner_id))
     if photo.status == Status.DELETED:
         storage.delete_renditions(photo.upload_id)  # photos.bury may have come before they were written
     drop_upload(owner_id, photo.upload_id)
-    cache.forget_surely(MEDIA.key(photo_id), COUNTS.key(owner_id), *replicas.keys_of_writers(owner_id))
 
 
 def render_upload(owner_id: int, upload_id: str, row: QuerySet) -> dict[str, bytes]:
@@ -159,8 +157,9 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
     """Ends the processing of a photo, unless something else has ended it."""
     with shard_transaction(photo.owner_id):
         still_processing = Photo.objects.filter(id=photo.id, status=Status.PROCESSING)
-        if still_processing.update(status=status, message=message) and status == Status.READY:
-            photo.refresh_from_db()  # the caption may have been edited meanwhile
+        ended = still_processing.update(status=status, message=message)
+        photo.refresh_from_db()  # the caption may have been edited meanwhile, the photo deleted
+        if ended and status == Status.READY:
             add_to_counts(photo.owner_id, media=+1)
             enqueue("feeds.fan_out", owner_id=photo.owner_id, photo_id=photo.id)
             enqueue("notifications.published", owner_id=photo.owner_id, photo_id=photo.id)
@@ -169,7 +168,6 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
             if "#" in photo.caption:
                 enqueue("photos.tag", owner_id=photo.owner_id, photo_id=photo.id)
             _tell_mentioned(photo, photo.caption)
-    cache.forget(MEDIA.key(photo.id), COUNTS.key(photo.owner_id), *replicas.keys_of_writers(photo.owner_id))
 
 
 def _tell_mentioned(photo: Photo, text: str) -> None:
