@@ -46,11 +46,16 @@ def _load_blocks(user_id: int) -> dict[str, list[int]]:
 
 USERS = cache.Kind("user", _load_users, " ".join(FIELDS))
 COUNTS = cache.Kind("counts", _each_in_its_shard(_load_counts), "media follows followed_by")
-# Whom a user follows, or has asked to; whom a user blocked, and who blocked the user.
+# Whom a user follows, or has asked to; whom a user blocked, who blocked the user, and both.
 EDGES = cache.Kind(
     "edges",
     _each_in_its_shard(_load_edges),
     "follows requested",
     lambda value: {status: frozenset(user_ids) for status, user_ids in value.items()},
 )
-BLOCKS = cache.Kind("blocks", _each_in_its_shard(_load_blocks), "blocked blocked_by")
+BLOCKS = cache.Kind(
+    "blocks",
+    _each_in_its_shard(_load_blocks),
+    "blocked blocked_by",
+    lambda value: value | {"hidden": frozenset(value["blocked"]).union(value["blocked_by"])},
+)

@@ -75,7 +75,11 @@ def _load_clients(client_ids: list[str]) -> dict[str, dict]:
     }
 
 
-TOKENS = cache.Kind("token", _load_tokens, "user_id client_id scopes expires")
+def _viewer_until(token: dict) -> tuple[Viewer, int]:
+    return Viewer(token["user_id"], token["client_id"], frozenset(token["scopes"])), token["expires"]
+
+
+TOKENS = cache.Kind("token", _load_tokens, "user_id client_id scopes expires", _viewer_until)
 CLIENTS = cache.Kind("client", _load_clients, "secret must_sign")
 
 
@@ -85,16 +89,16 @@ def viewer_of(token: str) -> Viewer:
         raise InvalidClient("access_token: missing or malformed")
     checksum = _checksum(token)
     (tokens,) = cache.fetch((TOKENS, [checksum]))
-    found = tokens.get(checksum)
-    if found is None or found["expires"] <= time.time():
+    viewer, expires = tokens.get(checksum, (None, 0))
+    if expires <= time.time():
         raise InvalidToken("The access_token provided is invalid.")
-    return Viewer(found["user_id"], found["client_id"], frozenset(found["scopes"]))
+    return viewer
 
 
 def probable_viewer(token: str) -> int | None:
     """Whose token this was when this process last looked, if it remembers: nothing that opens anything."""
-    known = cache.glimpse(TOKENS, _checksum(token))
-    return known and known["user_id"]
+    viewer, _expires = cache.glimpse(TOKENS, _checksum(token)) or (None, 0)
+    return viewer and viewer.user_id
 
 
 def require_phone(caller: Caller) -> None:

@@ -44,9 +44,7 @@ class Sight:
         """From the last two answers of a `fetch` with `sight_of`."""
         if viewer_id is None:
             return NOBODY
-        between = blocks[viewer_id]
-        hidden = frozenset(between["blocked"]) | frozenset(between["blocked_by"])
-        return cls(viewer_id, edges[viewer_id]["follows"], hidden)
+        return cls(viewer_id, edges[viewer_id]["follows"], blocks[viewer_id]["hidden"])
 
     def knows(self, user: dict) -> bool:
         """Whether the viewer may see that this user (a value of kind USERS) exists."""
@@ -57,6 +55,10 @@ class Sight:
         if owner["id"] == self.viewer_id:
             return True
         return self.knows(owner) and (not owner["is_private"] or owner["id"] in self.followees)
+
+    def has_in_feed(self, owner_id: int) -> bool:
+        """Whether what this user publishes belongs into the viewer's feed."""
+        return owner_id == self.viewer_id or (owner_id in self.followees and owner_id not in self.hidden)
 
     def require_known(self, user: dict) -> None:
         """Raises NotAllowed unless `knows`."""

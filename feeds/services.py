@@ -125,16 +125,13 @@ def _shown(viewer_id: int, entries: list[Entry]) -> list[dict]:
         *sight_of(viewer_id),
     )
     viewer = Sight.of(viewer_id, *sight)
-    in_feed = {viewer_id, *viewer.followees}
     shown, gone = [], []
     for photo_id, owner_id in entries:
         photo = media.get(photo_id)
         if photo is None:
             # Deleted for good, and pushed by a chunk that came later than the removal.
             gone.append((photo_id, owner_id))
-        elif owner_id not in in_feed or owner_id not in users or not viewer.sees(users[owner_id]):
-            continue
-        elif photo["status"] == Status.READY:
+        elif photo["status"] == Status.READY and owner_id in users and viewer.has_in_feed(owner_id):
             shown.append(photo)
     if gone:
         try:

@@ -2,10 +2,24 @@
 
 import os
 
-from django.core.wsgi import get_wsgi_application
+import django
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpRequest, HttpResponse
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
-django = get_wsgi_application()
+
+
+class Handler(WSGIHandler):
+    def get_response(self, request: HttpRequest) -> HttpResponse:
+        """Each answer says how long it is: else gunicorn sends it in chunks, and nginx too, in more system calls."""
+        response = super().get_response(request)
+        if not response.streaming and response.status_code not in (204, 304):
+            response.headers.setdefault("Content-Length", str(len(response.content)))
+        return response
+
+
+django.setup(set_prefix=False)
+handler = Handler()
 
 
 def application(environ, start_response):
@@ -14,7 +28,7 @@ def application(environ, start_response):
     Of that, gunicorn throws 64 kB away, and at more it closes the connection, which it has just promised to keep: the
     next request that nginx sends over it, whosever it is, would be a 503.
     """
-    response = django(environ, start_response)
+    response = handler(environ, start_response)
     while environ["wsgi.input"].read(1 << 16):
         pass
     return response

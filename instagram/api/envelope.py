@@ -19,8 +19,6 @@ def answer(request: HttpRequest, code: int, body: dict) -> HttpResponse:
         response = HttpResponse(text, status=code, content_type="application/javascript; charset=utf-8")
     else:
         response = HttpResponse(text, status=code, content_type="application/json; charset=utf-8")
-    if request.method == "HEAD":
-        response.content = b""
     response["X-Content-Type-Options"] = "nosniff"
     return response
 

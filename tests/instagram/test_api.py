@@ -98,9 +98,10 @@ def test_next_url_is_absolute_and_keeps_the_parameters(one):
 
 
 def test_head_is_answered_like_get_without_a_body(one):
-    response = one.call("HEAD", "users/self")
-    assert response.status_code == 200
-    assert response.content == b""
+    head, got = (one.call(method, "users/self") for method in ("HEAD", "GET"))
+    assert head.status_code == 200
+    assert head.content == b""
+    assert head.headers["Content-Length"] == got.headers["Content-Length"] == str(len(got.content))
 
 
 def test_healthz_and_readyz():
