@@ -183,6 +183,18 @@ OAUTH2_PROVIDER = {
 # Addresses of ours that a client's callback may have all the same: "127.0.0.1/32 …". None in production.
 CALLBACK_NETWORKS = [ip_network(network) for network in env.get("CALLBACK_NETWORKS", "").split()]
 
+# Push. The service that workers hand notifications to; and, for that service alone, Apple's servers and our key there.
+PYAPNS_URL = env.get("PYAPNS_URL", "http://127.0.0.1:7077/")
+APNS_URLS = {
+    "production": env.get("APNS_PRODUCTION_URL", "https://api.push.apple.com"),
+    "sandbox": env.get("APNS_SANDBOX_URL", "https://api.sandbox.push.apple.com"),
+}
+APNS_CA_FILE = env.get("APNS_CA_FILE", "")  # whose certificates to trust there; else those of the web
+APNS_TOPIC = env.get("APNS_TOPIC", "com.instagram.app")  # the app's bundle ID
+APNS_KEY_FILE = env.get("APNS_KEY_FILE", "")
+APNS_KEY_ID = env.get("APNS_KEY_ID", "")
+APNS_TEAM_ID = env.get("APNS_TEAM_ID", "")
+
 # How often in an hour (instagram/api/limits.py); "name=number …" in the environment overrides.
 RATE_LIMITS = {
     "requests": 5000,  # of an access token, or of a client without one

@@ -3,6 +3,7 @@
 import datetime
 import io
 import itertools
+import json
 import os
 import secrets
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -176,3 +178,13 @@ def settled(*people: Person) -> None:
             return False
 
     eventually(done, 20, f"the jobs of users {ids} are done")
+
+
+def apns_log() -> Path:
+    """Where the stack's double of APNs notes each request, in a line of JSON."""
+    return settings.BASE_DIR / f".local/{os.environ['STACK']}/logs/nginx_apns.access.log"
+
+
+def apns_requests(token: str = "") -> list[dict]:
+    """All that APNs was asked; or what it was for one device."""
+    return [json.loads(line) for line in apns_log().read_text().splitlines() if token in line]

@@ -132,6 +132,13 @@ class Stack:
             "S3_UPLOADS_BUCKET": "uploads",
             "S3_PHOTOS_BUCKET": "photos",
             "GUNICORN_BIND": self.address("gunicorn"),
+            "PYAPNS_URL": f"http://{self.address('pyapns')}/",
+            "APNS_PRODUCTION_URL": f"https://{self.address('apns')}",
+            "APNS_SANDBOX_URL": f"https://{self.address('apns')}",
+            "APNS_CA_FILE": str(self.conf / "apns.pem"),
+            "APNS_KEY_FILE": str(self.conf / "apns.p8"),
+            "APNS_KEY_ID": "LOCALKEY01",
+            "APNS_TEAM_ID": "LOCALTEAM1",
             # Demo and tests sign up and log in all their people from one address, this machine's.
             "RATE_LIMITS": "sign_ups=1000000 logins=1000000 subscriptions=1000000",
             # A developer's callback may be on this machine; nothing else of ours may be one.

@@ -34,6 +34,9 @@ DEV_PORTS = {
     "weed_volume_grpc": 8025,
     "weed_filer": 8026,
     "weed_filer_grpc": 8027,
+    "pyapns": 8030,
+    "apns": 8031,
+    "apns_silence": 8032,
 }
 
 # A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or

@@ -56,6 +56,7 @@ def programs_of(stack: Stack) -> list[Program]:
         seaweedfs(stack),
         nginx(stack, "nginx_edge", port=stack.ports["edge"], gunicorn=stack.address("gunicorn")),
         nginx(stack, "nginx_cdn", port=stack.ports["cdn"], s3=stack.address("s3")),
+        apns(stack),
         *app(stack),
     ]
 
@@ -211,6 +212,23 @@ def nginx(stack: Stack, name: str, port: int, **upstream: str) -> Program:
     )
 
 
+def apns(stack: Stack) -> Program:
+    """The double of Apple's push service, with a certificate and a signing key of this stack's own."""
+    make = [str(VENV / "bin/python"), str(DEPLOY / "local/keys.py"), str(stack.conf), HOST]
+    subprocess.run(make, check=True)
+    for file in ("apns.pem", "apns.key"):
+        if SERVER_USER:
+            shutil.chown(stack.conf / file, SERVER_USER)
+    return nginx(
+        stack,
+        "nginx_apns",
+        port=stack.ports["apns"],
+        port_of_silence=stack.ports["apns_silence"],
+        certificate=stack.conf / "apns.pem",
+        key=stack.conf / "apns.key",
+    )
+
+
 def app(stack: Stack) -> list[Program]:
     """The programs that are ours. They read the stack's env file by themselves."""
     python, manage = str(VENV / "bin/python"), str(ROOT / "manage.py")
@@ -221,6 +239,7 @@ def app(stack: Stack) -> list[Program]:
             is_up=answers(stack.ports["edge"], "GET /healthz HTTP/1.0\r\n\r\n", "HTTP/1.1 200"),
             is_app=True,
         ),
+        Program("pyapns", [python, manage, "pyapns"], answers(stack.ports["pyapns"], "", ""), is_app=True),
         Program("worker", [python, manage, "worker"], is_app=True, copies=2),
         Program("relay", [python, manage, "relay"], is_app=True),
     ]

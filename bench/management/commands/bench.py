@@ -17,6 +17,7 @@ NAMES = {
     "shards": "thousands of logical shards: to make them, to ask them through pgbouncer and directly",
     "feed_read": "a warm page of the home feed, beside an empty view and SQL joins",
     "fan_out": "deliveries a second into followers' feeds by one worker, beside pipelines and a call a feed",
+    "push": "notifications from pyapns' `notify` to APNs' 200, beside httpx and @parse/node-apn",
     "freshness": "from the answer to POST /v1/media to a follower's feed, at ten photos a second",
 }
 

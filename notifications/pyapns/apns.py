@@ -1,0 +1,323 @@
+"""Many notifications at a time over few connections to APNs.
+
+libcurl (CurlMulti) sends each as a stream of one of CONNECTIONS long-lived HTTP/2 connections. One thread a provisioned
+app does all of that; others hand it a `Batch` and wait until each notification of it has its answer.
+
+What Apple's answers mean is in "Handling notification responses from APNs". What is worth another try (a lost
+connection, 429, 5xx, an expired provider token) is sent once more after a backoff, with the same `apns-id`, until the
+batch's time is over. The rest is final.
+"""
+
+import heapq
+import itertools
+import json
+import logging
+import os
+import random
+import select
+import socket
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import certifi
+import pycurl
+from jwcrypto import jwk, jwt
+from jwcrypto.common import JWException
+
+logger = logging.getLogger(__name__)
+
+CONNECTIONS = 2
+STREAMS = 500  # at a time, of both; Apple allows 1000 a connection, once it knows us
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 10
+FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
+MOST_BYTES = 4096  # of a payload
+JWT_SECONDS = 40 * 60  # Apple takes a token for an hour, and no newer one within 20 minutes
+MOST_WAITING = 20_000  # notifications of an app
+
+# The reasons for which a device token is of no use any more, or never was.
+DEAD = ("Unregistered", "ExpiredToken", "BadDeviceToken", "DeviceTokenNotForTopic")
+TRIED_AGAIN = {429, 500, 502, 503, 504}
+PUSH_TYPE = "alert"
+
+
+class Full(Exception):
+    """More notifications wait than there is room for."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """How an app shows APNs who it is: by a certificate with its key (PEM), or by a signing key (.p8) with its IDs."""
+
+    topic: str  # the app's bundle ID
+    certificate: str = ""
+    key: str = ""
+    key_id: str = ""
+    team_id: str = ""
+
+
+@dataclass
+class Batch:
+    """Notifications that one caller waits for."""
+
+    until: float  # time.monotonic()
+    left: int
+    refused: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (device token, Apple's reason): never to be tried again
+    undelivered: int = 0
+    error: str = ""  # the last one, of what was not delivered
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def ended(self, refused: tuple[str, str] | None = None, error: str = "") -> None:
+        if refused:
+            self.refused.append(refused)
+        if error:
+            self.undelivered += 1
+            self.error = error
+        self.left -= 1
+        if not self.left:
+            self.done.set()
+
+
+@dataclass(slots=True)
+class Notification:
+    token: str
+    payload: bytes
+    headers: list[str]
+    batch: Batch
+    tries: int = 0
+
+
+def notification(token: str, content: dict | str, batch: Batch) -> Notification:
+    """From what a caller of `notify` gave: a payload as APNs has it, or its JSON text.
+
+    Its key "apns", if there is one, has what Apple wants in headers instead: "id", "collapse-id", "expiration",
+    "priority", "push-type". Raises ValueError for what cannot be a notification.
+    """
+    if isinstance(content, str):
+        content = json.loads(content)
+    if not isinstance(content, dict) or not isinstance(content.get("aps"), dict):
+        raise ValueError('a notification is a payload as APNs has it: {"aps": {…}, …}')
+    if not (token.isascii() and token.isalnum() and len(token) <= 200):
+        raise ValueError(f"{token[:80]!r} is no device token")
+    asked = dict(content.get("apns", {}))
+    headers = {"id": str(uuid.uuid4()), "push-type": PUSH_TYPE} | {name: str(value) for name, value in asked.items()}
+    if unknown := headers.keys() - {"id", "collapse-id", "expiration", "priority", "push-type"}:
+        raise ValueError(f'"apns" has {sorted(unknown)}, which are no headers of APNs')
+    if any(not value.isprintable() or not value.isascii() for value in headers.values()):
+        raise ValueError('"apns" has a value that cannot be in a header')
+    payload = fitted({name: value for name, value in content.items() if name != "apns"})
+    return Notification(token, payload, [f"apns-{name}: {value}" for name, value in headers.items()], batch)
+
+
+def fitted(payload: dict) -> bytes:
+    """A payload's JSON, its alert shortened if that makes it fit. Raises ValueError if even without it is too large."""
+    text = _json(payload)
+    if len(text) <= MOST_BYTES:
+        return text
+    alert = payload["aps"].get("alert", "")
+    body = alert.get("body", "") if isinstance(alert, dict) else alert
+
+    def with_body(length: int) -> bytes:
+        shorter = body[:length].rstrip() + "…" if length else ""
+        new = alert | {"body": shorter} if isinstance(alert, dict) else shorter
+        return _json(payload | {"aps": payload["aps"] | {"alert": new}})
+
+    # The longest that fits; a character takes one to twelve bytes of JSON.
+    shortest, longest = 0, len(body)
+    while shortest < longest:
+        middle = (shortest + longest + 1) // 2
+        if len(with_body(middle)) <= MOST_BYTES:
+            shortest = middle
+        else:
+            longest = middle - 1
+    if len(with_body(shortest)) > MOST_BYTES:
+        raise ValueError(f"the payload has {len(text)} bytes; {MOST_BYTES} are the most that APNs takes")
+    return with_body(shortest)
+
+
+def _json(value: dict) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Sender(threading.Thread):
+    """Sends one app's notifications to one of Apple's environments until `stop`.
+
+    Raises ValueError when the credentials' key is none.
+    """
+
+    def __init__(self, url: str, credentials: Credentials, ca_file: str, on_dead: Callable[[float, str], None]) -> None:
+        super().__init__(name=f"apns {credentials.topic}", daemon=True)
+        self._url, self._credentials, self._ca_file = url, credentials, ca_file
+        self._on_dead = on_dead  # called with when a device token was found dead (Unix time), and the token
+        self._waiting: deque[Notification] = deque()
+        self._later: list[tuple[float, int, Notification]] = []  # a heap, by time.monotonic()
+        self._numbers = itertools.count()
+        self._in_flight: dict[pycurl.Curl, Notification] = {}
+        self._idle: list[pycurl.Curl] = []
+        self._wake, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self._stopped = False
+        self._jwt, self._jwt_until = "", 0.0
+        if credentials.key:
+            self._renew_jwt()
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, CONNECTIONS)
+        self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, 1000)
+
+    def put(self, notifications: Sequence[Notification]) -> None:
+        """Raises Full."""
+        if len(self._waiting) + len(self._later) + len(notifications) > MOST_WAITING:
+            raise Full(f"{len(self._waiting)} notifications wait already, of {MOST_WAITING}")
+        self._waiting.extend(notifications)
+        self._notify()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._notify()
+
+    def _notify(self) -> None:
+        with suppress(BlockingIOError):  # then it will wake anyway
+            self._wake.send(b"x")
+
+    def run(self) -> None:
+        try:
+            while not self._stopped:
+                self._start_what_is_due()
+                self._multi.perform()
+                if not self._finish_what_is_done():
+                    self._wait()
+        except BaseException:
+            logger.exception("the sender for %s", self._credentials.topic)
+            os._exit(1)  # a service that takes what it cannot send is worse than none, and a new one comes at once
+        for one in (*self._in_flight.values(), *self._waiting, *(later for _, _, later in self._later)):
+            one.batch.ended(error="the service is stopping")
+
+    def _wait(self) -> None:
+        """Until a socket of ours or of libcurl's has something to do."""
+        readable, writable, failed = self._multi.fdset()
+        timeout = self._multi.timeout()
+        seconds = 1.0 if timeout < 0 else timeout / 1000
+        if self._later:
+            seconds = min(seconds, max(0.0, self._later[0][0] - time.monotonic()))
+        if self._woken in select.select([*readable, self._woken], writable, failed, seconds)[0]:
+            with suppress(BlockingIOError):
+                while self._woken.recv(4096):
+                    pass
+
+    def _start_what_is_due(self) -> None:
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            self._waiting.appendleft(heapq.heappop(self._later)[2])
+        if self._waiting and self._credentials.key and now > self._jwt_until:
+            self._renew_jwt()
+        while self._waiting and len(self._in_flight) < STREAMS:
+            one = self._waiting.popleft()
+            if now > one.batch.until:
+                one.batch.ended(error="not delivered in time")
+                continue
+            curl = self._idle.pop() if self._idle else self._new_handle()
+            curl.setopt(pycurl.URL, f"{self._url}/3/device/{one.token}")
+            authorization = [f"authorization: bearer {self._jwt}"] if self._jwt else []
+            curl.setopt(pycurl.HTTPHEADER, [f"apns-topic: {self._credentials.topic}", *authorization, *one.headers])
+            curl.setopt(pycurl.POSTFIELDS, one.payload)
+            curl.setopt(pycurl.TIMEOUT_MS, 1 + int(1000 * min(ANSWER_SECONDS, one.batch.until - now)))
+            self._in_flight[curl] = one
+            self._multi.add_handle(curl)
+
+    def _new_handle(self) -> pycurl.Curl:
+        curl = pycurl.Curl()
+        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2_0)
+        curl.setopt(pycurl.PIPEWAIT, 1)  # rather a stream of the connection that is being opened than one more of those
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        curl.setopt(pycurl.CONNECTTIMEOUT, CONNECT_SECONDS)
+        curl.setopt(pycurl.CAINFO, self._ca_file or certifi.where())
+        if self._credentials.certificate:
+            pem = self._credentials.certificate.encode()
+            curl.setopt(pycurl.SSLCERT_BLOB, pem)
+            curl.setopt(pycurl.SSLKEY_BLOB, pem)
+        curl.body = bytearray()
+        curl.setopt(pycurl.WRITEFUNCTION, curl.body.extend)
+        return curl
+
+    def _finish_what_is_done(self) -> int:
+        count = 0
+        more = True
+        while more:
+            more, answered, failed = self._multi.info_read()
+            for curl in answered:
+                self._answered(curl, self._taken_back(curl))
+            for curl, number, message in failed:
+                self._failed(curl, self._taken_back(curl), f"curl {number}: {message}")
+            count += len(answered) + len(failed)
+        return count
+
+    def _taken_back(self, curl: pycurl.Curl) -> Notification:
+        self._multi.remove_handle(curl)
+        return self._in_flight.pop(curl)
+
+    def _answered(self, curl: pycurl.Curl, one: Notification) -> None:
+        status = curl.getinfo(pycurl.RESPONSE_CODE)
+        self._idle.append(curl)
+        if status == 200:
+            one.batch.ended()
+            return
+        answer = _read(bytes(curl.body))
+        curl.body.clear()
+        reason = str(answer.get("reason", status))
+        if status in TRIED_AGAIN:
+            self._again(one, f"{status} {reason}")
+        elif reason == "ExpiredProviderToken":
+            self._jwt_until = 0.0
+            self._again(one, f"{status} {reason}")
+        elif status == 403:  # it is us whom Apple does not know: no fault of the notification
+            logger.error("APNs refuses %s: %s %s", self._credentials.topic, status, reason)
+            one.batch.ended(error=f"{status} {reason}")
+        else:
+            logger.warning("APNs refused a notification for %s: %s %s", self._credentials.topic, status, reason)
+            if reason in DEAD:
+                # Apple tells since when, in milliseconds, with a 410.
+                self._on_dead(answer.get("timestamp", time.time() * 1000) / 1000, one.token)
+            one.batch.ended(refused=(one.token, reason))
+
+    def _failed(self, curl: pycurl.Curl, one: Notification, error: str) -> None:
+        curl.close()  # of a stream that was cut, nothing is to be used again
+        self._again(one, error)
+
+    def _again(self, one: Notification, error: str) -> None:
+        """Sends a notification once more after 0.2, 0.4, 0.8 … s, unless its batch's time is over by then."""
+        backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**one.tries) * random.uniform(0.75, 1.25)
+        one.tries += 1
+        at = time.monotonic() + backoff
+        if at > one.batch.until:
+            one.batch.ended(error=error)
+        else:
+            heapq.heappush(self._later, (at, next(self._numbers), one))
+
+    def _renew_jwt(self) -> None:
+        token = jwt.JWT(
+            header={"alg": "ES256", "kid": self._credentials.key_id},
+            claims={"iss": self._credentials.team_id, "iat": int(time.time())},
+        )
+        try:
+            token.make_signed_token(jwk.JWK.from_pem(self._credentials.key.encode()))
+        except (JWException, TypeError, ValueError) as error:
+            raise ValueError(f"key: {error}") from None
+        self._jwt, self._jwt_until = token.serialize(), time.monotonic() + JWT_SECONDS
+
+
+def _read(body: bytes) -> dict:
+    """What Apple says of a refusal: {reason, timestamp?}."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,156 @@
+"""pyapns' contract over XML-RPC, on loopback: whoever may speak to it may notify all phones.
+
+    provision(app_id, credentials, environment, timeout=15)
+    notify(app_id, token or [token, …], notification or [notification, …]) → [[token, reason], …]
+    feedback(app_id) → [[time, token], …]
+
+As with pyapns, except that `notify` returns when APNs has answered, so that what it took is not lost when this process
+dies. It returns those that APNs refused for good; if any could not be delivered in time, it faults (503), and the same
+call is to be made again: those already delivered have the same "id", by which phones and Apple know them.
+A notification may also be the JSON text of one, which costs an eighth of a struct's parsing.
+"""
+
+import logging
+import time
+from datetime import datetime
+from socketserver import ThreadingMixIn
+from threading import Lock
+from xmlrpc.client import Fault
+from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
+
+from django.conf import settings
+
+from notifications.pyapns.apns import Batch, Credentials, Full, Sender, notification
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 16 * 1024 * 1024  # of a call
+MOST_DEAD = 100_000  # device tokens kept for `feedback`
+IDLE_SECONDS = 300  # after which a caller's connection is closed
+# As HTTP has them.
+INVALID, UNKNOWN, UNAVAILABLE = 400, 404, 503
+
+
+class App:
+    """A provisioned app: its sender, and the device tokens that APNs said were dead."""
+
+    def __init__(self, credentials: Credentials, environment: str, timeout: int) -> None:
+        self.made_of = credentials, environment, timeout
+        self.timeout = timeout
+        self._dead: list[tuple[datetime, str]] = []
+        self._lock = Lock()
+        self.sender = Sender(settings.APNS_URLS[environment], credentials, settings.APNS_CA_FILE, self._note_dead)
+        self.sender.start()
+
+    def _note_dead(self, since: float, token: str) -> None:
+        with self._lock:
+            self._dead.append((datetime.utcfromtimestamp(since), token))
+            del self._dead[:-MOST_DEAD]
+
+    def take_dead(self) -> list[tuple[datetime, str]]:
+        with self._lock:
+            dead, self._dead = self._dead, []
+        return dead
+
+
+class Service:
+    """What can be called."""
+
+    def __init__(self) -> None:
+        self._apps: dict[str, App] = {}
+        self._lock = Lock()
+
+    def provision(self, app_id: str, credentials: dict | str, environment: str, timeout: int = 15) -> bool:
+        """Makes an app known, or known anew. `environment` is "production" or "sandbox", `timeout` in seconds.
+
+        `credentials` is {topic, key, key_id, team_id} for a signing key (the text of a .p8 file), or
+        {topic, certificate} for a certificate with its key (the text of a PEM file).
+        """
+        if environment not in settings.APNS_URLS:
+            raise Fault(INVALID, f"environment: {environment!r} is neither 'production' nor 'sandbox'")
+        if not isinstance(timeout, int) or not 1 <= timeout <= 60:
+            raise Fault(INVALID, f"timeout: {timeout!r} is not between 1 and 60 seconds")
+        made_of = _credentials(credentials), environment, timeout
+        with self._lock:
+            before = self._apps.get(app_id)
+            if before is None or before.made_of != made_of:
+                try:
+                    self._apps[app_id] = App(*made_of)
+                except ValueError as error:
+                    raise Fault(INVALID, f"credentials: {error}") from None
+                if before:
+                    before.sender.stop()
+        return True
+
+    def notify(self, app_id: str, tokens: str | list[str], notifications: dict | str | list) -> list[list[str]]:
+        """Delivers a notification to a device, or one to each of several, or each of several to one of as many."""
+        app = self._app(app_id)
+        tokens = tokens if isinstance(tokens, list) else [tokens]
+        contents = notifications if isinstance(notifications, list) else [notifications] * len(tokens)
+        if len(contents) != len(tokens):
+            raise Fault(INVALID, f"notifications: {len(contents)} for {len(tokens)} tokens")
+        if not tokens:
+            return []
+        batch = Batch(until=time.monotonic() + app.timeout, left=len(tokens))
+        try:
+            made = [notification(token, content, batch) for token, content in zip(tokens, contents, strict=True)]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Fault(INVALID, f"notification: {error}") from None
+        try:
+            app.sender.put(made)
+        except Full as error:
+            raise Fault(UNAVAILABLE, f"the queue is full: {error}; try again later") from None
+        # The sender keeps the time; some more for what is on its way then.
+        if not batch.done.wait(app.timeout + 15):
+            raise Fault(UNAVAILABLE, "no answer from the sender")
+        if batch.undelivered:
+            raise Fault(UNAVAILABLE, f"{batch.undelivered} of {len(tokens)} were not delivered: {batch.error}")
+        return [list(refused) for refused in batch.refused]
+
+    def feedback(self, app_id: str) -> list[list]:
+        """The device tokens that have turned out dead since the last call, each with when (UTC) it did."""
+        return [[since, token] for since, token in self._app(app_id).take_dead()]
+
+    def _app(self, app_id: str) -> App:
+        if app_id not in self._apps:
+            raise Fault(UNKNOWN, f"app_id: {app_id!r} is not provisioned")
+        return self._apps[app_id]
+
+
+def _credentials(given: dict | str) -> Credentials:
+    fields = {"certificate": given} if isinstance(given, str) else dict(given)
+    fields.setdefault("topic", settings.APNS_TOPIC)
+    try:
+        credentials = Credentials(**fields)
+    except TypeError:
+        raise Fault(INVALID, f"credentials: {sorted(fields)} are not those of a key or of a certificate") from None
+    if bool(credentials.certificate) == bool(credentials.key and credentials.key_id and credentials.team_id):
+        raise Fault(INVALID, "credentials: give {topic, key, key_id, team_id}, or {topic, certificate}")
+    return credentials
+
+
+class Handler(SimpleXMLRPCRequestHandler):
+    rpc_paths = ("/", "/RPC2")
+    protocol_version = "HTTP/1.1"  # callers keep their connections
+    timeout = IDLE_SECONDS
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MOST_BYTES:
+            self.close_connection = True
+            self.send_error(413, f"a call may have {MOST_BYTES} bytes")
+            return
+        super().do_POST()
+
+
+class Server(ThreadingMixIn, SimpleXMLRPCServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 256
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address, Handler, logRequests=False, allow_none=True)
+        self.service = Service()
+        self.register_instance(self.service)

@@ -1,0 +1,253 @@
+"""The service as any XML-RPC client sees it, and what the double of APNs got of it."""
+
+import base64
+import json
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from xmlrpc.client import Fault, ServerProxy
+
+import pytest
+from django.conf import settings
+from jwcrypto import jwk, jwt
+
+from notifications.pyapns import client
+from tests.support import apns_log, apns_requests, ctl, eventually
+
+HELLO = {"aps": {"alert": {"body": "Hello!"}}}
+KEY = {"key": Path(settings.APNS_KEY_FILE).read_text(), "key_id": "ABCDEFGHIJ", "team_id": "TEAM000001"}
+
+
+@pytest.fixture
+def service():
+    with ServerProxy(settings.PYAPNS_URL, allow_none=True) as service:
+        yield service
+
+
+@pytest.fixture
+def app(service):
+    """An app of the test's own, which gives up after 2 s."""
+    app_id = f"app{secrets.token_hex(4)}"
+    service.provision(app_id, KEY | {"topic": "com.example.test"}, "sandbox", 2)
+    return app_id
+
+
+def token(beginning: str = "") -> str:
+    return beginning + secrets.token_hex(32)[len(beginning) :]
+
+
+def test_a_notification_is_delivered_with_the_headers_that_apple_asks_for(service, app):
+    phone = token()
+    headers = {"id": "f3c0a1d2-0000-4000-8000-000000000001", "collapse-id": "likes1", "priority": 5, "expiration": 99}
+    payload = {"aps": {"alert": {"body": "Grüße 🙂"}, "badge": 3}, "link": "instagram://media?id=1_2"}
+    assert service.notify(app, phone, payload | {"apns": headers}) == []
+    (got,) = apns_requests(phone)
+    assert json.loads(got["payload"]) == payload
+    assert got["status"] == 200
+    assert got["topic"] == "com.example.test"
+    assert got["push_type"] == "alert"
+    assert (got["id"], got["collapse_id"], got["priority"], got["expiration"]) == (headers["id"], "likes1", "5", "99")
+
+
+def test_each_of_many_tokens_gets_its_notification(service, app):
+    phones = [token() for _ in range(3)]
+    texts = ["one", json.dumps({"aps": {"alert": "as JSON"}}), "three"]
+    contents = [text if text.startswith("{") else {"aps": {"alert": text}} for text in texts]
+    assert service.notify(app, phones, contents) == []
+    assert service.notify(app, phones[:2], HELLO) == []
+    alerts = [[json.loads(got["payload"])["aps"]["alert"] for got in apns_requests(phone)] for phone in phones]
+    assert alerts == [["one", HELLO["aps"]["alert"]], ["as JSON", HELLO["aps"]["alert"]], ["three"]]
+
+
+def test_the_provider_token_is_signed_with_the_key_and_used_again(service, app):
+    phones = [token(), token()]
+    for phone in phones:
+        service.notify(app, phone, HELLO)
+    (one,), (other,) = (apns_requests(phone) for phone in phones)
+    assert one["authorization"] == other["authorization"]
+    public = jwk.JWK.from_pem(KEY["key"].encode())
+    signed = jwt.JWT(jwt=one["authorization"].removeprefix("bearer "), key=public, algs=["ES256"])
+    assert json.loads(signed.header) == {"alg": "ES256", "kid": "ABCDEFGHIJ"}
+    claims = json.loads(signed.claims)
+    assert claims["iss"] == "TEAM000001"
+    assert 0 <= time.time() - claims["iat"] < 60
+
+
+def test_an_app_may_show_a_certificate_instead(service):
+    pem = Path(settings.APNS_CA_FILE).read_text() + Path(settings.APNS_CA_FILE).with_suffix(".key").read_text()
+    app_id, phone = f"app{secrets.token_hex(4)}", token()
+    service.provision(app_id, {"certificate": pem, "topic": "com.example.old"}, "production")
+    service.notify(app_id, phone, HELLO)
+    (got,) = apns_requests(phone)
+    assert got["certificate"] == "CN=APNs double"
+    assert got["authorization"] == ""
+
+
+@pytest.mark.parametrize(
+    ("beginning", "reason", "is_dead"),
+    [
+        ("dead0410", "Unregistered", True),
+        ("dead0400", "BadDeviceToken", True),
+        ("dead0413", "PayloadTooLarge", False),
+    ],
+)
+def test_what_apns_refuses_for_good_is_returned_and_never_tried_again(service, app, beginning, reason, is_dead):
+    dead, alive = token(beginning), token()
+    assert service.notify(app, [dead, alive], HELLO) == [[dead, reason]]
+    assert len(apns_requests(dead)) == len(apns_requests(alive)) == 1
+    found = service.feedback(app)
+    assert [one for _, one in found] == ([dead] if is_dead else [])
+    if is_dead:
+        since = found[0][0]
+        assert abs(time.time() - time.mktime((*since.timetuple()[:8], 0)) + time.timezone) < 60
+    assert service.feedback(app) == []
+
+
+@pytest.mark.parametrize("beginning", ["dead0429", "dead0500", "dead0503"])
+def test_a_passing_error_is_tried_again_with_the_same_id_until_time_is_over(service, app, beginning):
+    phone = token(beginning)
+    with pytest.raises(Fault, match="1 of 1 were not delivered") as fault:
+        service.notify(app, phone, HELLO)
+    assert fault.value.faultCode == 503
+    got = apns_requests(phone)
+    assert len(got) > 2
+    assert len({one["id"] for one in got}) == 1
+    assert got[0]["id"]
+
+
+def test_an_apple_that_does_not_know_us_is_a_fault_at_once(service, app):
+    phone = token("dead0403")
+    with pytest.raises(Fault, match="InvalidProviderToken"):
+        service.notify(app, phone, HELLO)
+    assert len(apns_requests(phone)) == 1
+
+
+def test_an_apple_that_does_not_answer_is_waited_for_no_longer_than_provisioned(service, app):
+    began = time.monotonic()
+    with pytest.raises(Fault, match="1 of 2 were not delivered"):
+        service.notify(app, [token("dead0408"), token()], HELLO)
+    assert time.monotonic() - began < 6
+
+
+def test_all_get_through_to_an_apple_that_fails_half_of_the_time(service):
+    app_id = f"app{secrets.token_hex(4)}"
+    service.provision(app_id, KEY, "sandbox", 30)
+    phones = [token("dead0050") for _ in range(50)]
+    assert service.notify(app_id, phones, HELLO) == []
+    tries = [apns_requests(phone) for phone in phones]
+    assert all([one["status"] for one in got].count(200) == 1 for got in tries)
+    assert sum(map(len, tries)) > len(phones)
+
+
+def test_a_long_alert_is_shortened_to_what_apns_takes(service, app):
+    phones = [token(), token()]
+    service.notify(app, phones[0], {"aps": {"alert": {"title": "ann", "body": "ä🙂" * 2000}, "badge": 1}})
+    service.notify(app, phones[1], {"aps": {"alert": "ö" * 5000}})
+    payloads = [apns_requests(phone)[0]["payload"] for phone in phones]
+    assert all(4085 < len(payload.encode()) <= 4096 for payload in payloads)
+    assert json.loads(payloads[0])["aps"]["alert"]["body"].endswith("…")
+    assert json.loads(payloads[0])["aps"]["alert"]["title"] == "ann"
+    assert set(json.loads(payloads[1])["aps"]["alert"]) == {"ö", "…"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "notifications", "message"),
+    [
+        (None, {"alert": "no aps"}, "a payload as APNs has it"),
+        (None, "not JSON", "notification: "),
+        (None, [HELLO, HELLO], "2 for 1 tokens"),
+        ("../../4/secret", HELLO, "is no device token"),
+        (None, HELLO | {"apns": {"authorization": "mine"}}, "no headers of APNs"),
+        (None, HELLO | {"apns": {"id": "1\r\napns-topic: other"}}, "cannot be in a header"),
+        (None, {"aps": {}, "more": "x" * 5000}, "5020 bytes; 4096 are the most"),
+        (["ab" * 32] * 20_001, json.dumps(HELLO), "the queue is full"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_and_nothing_is_sent(service, app, tokens, notifications, message):
+    phone = token()
+    with pytest.raises(Fault, match=message):
+        service.notify(app, tokens or phone, notifications)
+    assert apns_requests(phone) == []
+
+
+@pytest.mark.parametrize(
+    ("credentials", "environment", "timeout", "message"),
+    [
+        (KEY, "moon", 15, "neither 'production' nor 'sandbox'"),
+        (KEY, "sandbox", 0, "between 1 and 60"),
+        (KEY | {"key": "no key"}, "sandbox", 15, "credentials: key"),
+        (KEY | {"secret": "x"}, "sandbox", 15, "are not those of a key or of a certificate"),
+        ({"topic": "com.example"}, "sandbox", 15, r"give \{topic, key, key_id, team_id\}"),
+    ],
+)
+def test_what_cannot_be_provisioned(service, credentials, environment, timeout, message):
+    with pytest.raises(Fault, match=message):
+        service.provision("bad", credentials, environment, timeout)
+    with pytest.raises(Fault, match="'bad' is not provisioned"):
+        service.notify("bad", token(), HELLO)
+
+
+def test_the_ten_lines_of_the_docs(capsys):
+    page = (settings.BASE_DIR / "docs/push.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(code.splitlines()) <= 10
+    names = {"URL": settings.PYAPNS_URL, "KEY": settings.APNS_KEY_FILE, "TOKEN": token("dead0410")}
+    for name, value in names.items():
+        code = code.replace(name, repr(value))
+    exec(code, {})  # noqa: S102
+    assert capsys.readouterr().out.count(names["TOKEN"]) == 2
+
+
+@pytest.mark.alone
+def test_a_connection_cut_in_the_middle_of_ten_thousand_loses_none():
+    phones = [token("aa") for _ in range(10_000)]
+    batches = [phones[at : at + 250] for at in range(0, len(phones), 250)]
+    before = apns_log().stat().st_size
+    with ThreadPoolExecutor(4) as callers:
+        done = [callers.submit(client.notify, "sandbox", batch, [HELLO] * len(batch)) for batch in batches]
+        eventually(lambda: apns_log().stat().st_size - before > 1_000_000, 20, "some are delivered")
+        # Not -9: what has been answered shall be in the log.
+        os.kill(int(apns_log().parents[1].joinpath("data/nginx_apns/nginx.pid").read_text()), signal.SIGTERM)
+        assert [one.result() for one in done] == [[]] * len(batches)
+    wanted = {f"/3/device/{phone}" for phone in phones}
+    got = [one for one in apns_requests() if one["path"] in wanted]
+    assert {one["path"] for one in got} == wanted
+    assert len(got) - len(wanted) <= 500, "no more are repeated than were on their way"
+    assert len({(one["path"], one["id"]) for one in got}) == len(wanted)
+    assert len({one["connection"] for one in got}) >= 2
+
+
+@pytest.mark.alone
+def test_a_killed_service_loses_nothing_of_what_its_callers_repeat():
+    phones = [token("aa") for _ in range(15_000)]
+    ids = [base64.b16encode(phone[:16].encode()).decode() for phone in phones]
+    contents = [HELLO | {"apns": {"id": one}} for one in ids]
+    before = apns_log().stat().st_size
+    is_killed = threading.Event()
+
+    def deliver(at: int) -> int:
+        """How often the caller was told to try again."""
+        for tries in range(100):
+            try:
+                client.notify("sandbox", phones[at : at + 500], contents[at : at + 500])
+                return tries
+            except client.Unavailable:
+                assert is_killed.wait(10)
+                threading.Event().wait(0.1)
+        raise AssertionError("the service is not back")
+
+    with ThreadPoolExecutor(4) as callers:
+        done = [callers.submit(deliver, at) for at in range(0, len(phones), 500)]
+        eventually(lambda: apns_log().stat().st_size - before > 100_000, 20, "some are delivered")
+        ctl("kill", "pyapns")
+        is_killed.set()
+        assert max(one.result() for one in done) > 0
+    wanted = {f"/3/device/{phone}" for phone in phones}
+    got = [one for one in apns_requests() if one["path"] in wanted]
+    assert {one["path"] for one in got} == wanted
+    assert {one["id"] for one in got} == set(ids)
