@@ -9,12 +9,12 @@ from shardmap.batches import delete_all
 from workers.outbox import enqueue
 from workers.registry import job
 
-job("accounts.mirror_follow")(graph.mirror_follow)
-job("accounts.mirror_block")(graph.mirror_block)
+job("accounts.mirror_follow", queue="urgent")(graph.mirror_follow)
+job("accounts.mirror_block", queue="urgent")(graph.mirror_block)
 job("accounts.approve_all")(graph.approve_all)
 
 
-@job("accounts.forget")
+@job("accounts.forget", queue="urgent")
 def forget(keys: list[str]) -> None:
     cache.forget_surely(*keys)
 

@@ -138,11 +138,14 @@ def _check_delivered(photo: int, followers: range) -> None:
 def _worker():
     """A worker process, the only one of the stack: its process ID."""
     subprocess.run([*own_stack.STACK, "ctl", "stop", "worker"], check=True)
-    with subprocess.Popen([sys.executable, settings.BASE_DIR / "manage.py", "worker"]) as process:
+    with subprocess.Popen([sys.executable, settings.BASE_DIR / "manage.py", "worker", "--processes=1"]) as pool:
+        children = Path(f"/proc/{pool.pid}/task/{pool.pid}/children")
         try:
-            yield process.pid
+            while not children.read_text():
+                time.sleep(POLL_SECONDS)
+            yield int(children.read_text())
         finally:
-            process.terminate()
+            pool.terminate()
 
 
 def _memory(pid: int, name: str) -> float:

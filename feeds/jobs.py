@@ -3,13 +3,13 @@
 from feeds import activity, home, popular, services
 from workers.registry import job
 
-job("feeds.fan_out")(services.fan_out)
+job("feeds.fan_out", queue="urgent")(services.fan_out)
 job("feeds.push_chunk")(services.push_chunk)
 job("feeds.remove_chunk")(services.remove_chunk)
 job("feeds.said")(activity.said)
 
 
-@job("feeds.remove_photo")
+@job("feeds.remove_photo", queue="urgent")
 def remove_photo(owner_id: int, photo_id: int) -> None:
     services.remove_photo(owner_id, photo_id)
     popular.rank(owner_id, photo_id)
@@ -22,7 +22,7 @@ def liked(user_id: int, owner_id: int, photo_id: int) -> None:
     activity.liked(user_id, owner_id, photo_id)
 
 
-@job("feeds.follow_changed")
+@job("feeds.follow_changed", queue="urgent")
 def follow_changed(follower_id: int, followee_id: int) -> None:
     services.follow_changed(follower_id, followee_id)
     activity.edge_changed(follower_id, followee_id)

@@ -9,16 +9,16 @@ from shardmap.shards import shard_transaction
 from workers.outbox import enqueue
 from workers.registry import job
 
-job("photos.process")(services.process)
+job("photos.process", queue="urgent")(services.process)
 job("photos.mirror_like")(likes.mirror_like)
 job("photos.tag")(tags.retag)
 job("photos.rank_tag")(tags.rank)
 job("photos.place")(places.place)
-job("photos.make_avatar")(avatars.make)
+job("photos.make_avatar", queue="urgent")(avatars.make)
 job("photos.drop_avatar")(storage.delete_picture)
 
 
-@job("photos.refresh")
+@job("photos.refresh", queue="urgent")
 def refresh(photo_id: int) -> None:
     """Brings what is cached of a photo up to the truth, if the request that changed it did not get to that."""
     cache.refresh_surely(MEDIA, photo_id)

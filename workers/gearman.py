@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterable
 
 import gearman
@@ -14,18 +15,36 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 0.5
 SUBMIT_SECONDS = 1.0
+# One of several gearmands that is away is not asked again by each submit, nor each second by each worker.
+REST_SECONDS = 5.0
+# A host that is gone without a word ends the connection: else a worker would wait for the job that it asked it for.
+KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000),
+)
 
 _local = threading.local()
 
 
 class Connection(GearmanConnection):
-    """pygearman's connection, with a time-out for the connect, which it lacks."""
+    """pygearman's connection, with time-outs for a gearmand that is silent, which it lacks."""
+
+    rests_until = 0.0
 
     def _create_client_socket(self) -> None:
+        if time.monotonic() < self.rests_until:
+            self.throw_exception(message="did not answer a moment ago")
         try:
-            self.set_socket(socket.create_connection((self.gearman_host, self.gearman_port), CONNECT_SECONDS))
+            connected = socket.create_connection((self.gearman_host, self.gearman_port), CONNECT_SECONDS)
         except OSError as error:
+            self.rests_until = time.monotonic() + REST_SECONDS
             self.throw_exception(exception=error)
+        for level, option, value in KEEPALIVE:
+            connected.setsockopt(level, option, value)
+        self.set_socket(connected)
 
 
 class Client(gearman.GearmanClient):

@@ -15,6 +15,7 @@ class OutboxJob(models.Model):
     due_at = models.DateTimeField(db_default=Now())  # when the relay hands it to gearmand (again)
     # No worker takes it before this: another one has it, or it failed and waits for its backoff.
     held_until = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True)  # by the worker that has it, or had it when it died
     attempts = models.IntegerField(default=0)
     last_error = models.TextField(default="")
     parked_at = models.DateTimeField(null=True)  # given up; `manage.py jobs replay` tries again
@@ -24,3 +25,13 @@ class OutboxJob(models.Model):
         indexes = [
             models.Index(fields=["due_at"], condition=models.Q(parked_at=None), name="outbox_due"),
         ]
+
+
+class PeriodicJob(models.Model):
+    """When a periodic job was last enqueued."""
+
+    job = models.CharField(max_length=100, primary_key=True)
+    enqueued_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "workers_periodic"

@@ -105,7 +105,7 @@ def relay(database: str) -> int:
 
 # statement_timestamp() as Django's Now() has it: now() is the transaction's beginning, before the row was written.
 CLAIM = """
-    UPDATE workers_outbox SET attempts = attempts + 1,
+    UPDATE workers_outbox SET attempts = attempts + 1, started_at = statement_timestamp(),
         held_until = statement_timestamp() + %(lease)s, due_at = statement_timestamp() + %(lease)s
     WHERE id = %(id)s AND parked_at IS NULL AND held_until <= statement_timestamp()
     RETURNING *
@@ -133,7 +133,7 @@ def failed(row: OutboxJob, error: str) -> None:
         return
     backoff = min(LONGEST_BACKOFF, datetime.timedelta(seconds=2 ** (row.attempts - 1)))
     then = Now() + backoff * random.uniform(0.75, 1.25)
-    _stored(row).update(due_at=then, held_until=then, last_error=error)
+    _stored(row).update(due_at=then, held_until=then, last_error=error, started_at=None)
 
 
 def replay(row: OutboxJob) -> None:
@@ -143,7 +143,7 @@ def replay(row: OutboxJob) -> None:
 
 def _park(row: OutboxJob, error: str) -> None:
     logger.error("parked %s %s after %d attempts: %s", row.job, row.args, row.attempts, error)
-    _stored(row).update(parked_at=Now(), last_error=error)
+    _stored(row).update(parked_at=Now(), last_error=error, started_at=None)
 
 
 def _stored(row: OutboxJob) -> QuerySet[OutboxJob]:

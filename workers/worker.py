@@ -1,22 +1,25 @@
-"""The worker process: takes jobs from gearmand one at a time, and tells the outbox how they ended."""
+"""A worker process: takes jobs from gearmand one at a time, and tells the outbox how they ended (pool.py starts it)."""
 
 import faulthandler
 import logging
+import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import gearman as pygearman
 from django.conf import settings
 from django.db import Error, close_old_connections
 
 from shardmap.shards import following_moves
-from workers import gearman, outbox
-from workers.registry import all_jobs
+from workers import gearman, outbox, periodic
+from workers.registry import all_jobs, names_in
 
 logger = logging.getLogger(__name__)
 
@@ -69,37 +72,60 @@ def run(database: str, row_id: int) -> None:
         outbox.succeeded(row)
 
 
-class Worker(gearman.Worker):
-    """Runs until `stop` is set; a job that has begun is finished first."""
+@dataclass
+class Duty:
+    """What a worker process is for, and when it has done enough: a new one has nothing of what this one leaked."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    queues: tuple[str, ...]
+    max_jobs: int
+    max_megabytes: int
+    begin: Callable[[str], None]  # is told of each job, before it
+    end: Callable[[], None]
+    jobs: int = 0
+
+    def is_done(self) -> bool:
+        return self.jobs >= self.max_jobs or (self.jobs > 0 and resident_megabytes() > self.max_megabytes)
+
+
+def resident_megabytes() -> float:
+    """The memory that this process has at the moment."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Worker(gearman.Worker):
+    """Runs until `stop` is set or its duty is done; a job that has begun is finished first."""
+
+    def __init__(self, stop: threading.Event, duty: Duty) -> None:
         super().__init__(settings.GEARMAN)
-        self.stop = stop
-        for name in all_jobs():
+        self.stop, self.duty = stop, duty
+        self.goes_on = True
+        for name in names_in(duty.queues):
             self.register_task(name.encode(), self._do)
 
     def _do(self, _worker: pygearman.GearmanWorker, job: pygearman.job.GearmanJob) -> bytes:
+        database, row_id = gearman.unpack(job.data)
+        self.duty.begin(f"{job.task.decode()} {database}:{row_id}")
         close_old_connections()
         try:
-            run(*gearman.unpack(job.data))
+            run(database, row_id)
         except Error:
             # The row is still there, so the relay will bring the job again.
             logger.exception("the outbox is away")
         finally:
             close_old_connections()
+            self.duty.jobs += 1
+            self.duty.end()
+            self.goes_on = not self.duty.is_done()
         return b""
 
     def after_poll(self, any_activity: bool) -> bool:
-        return not self.stop.is_set()
-
-    def after_job(self) -> bool:
-        return not self.stop.is_set()
+        return self.goes_on and not self.stop.is_set()
 
 
-def work_until(stop: threading.Event) -> None:
-    """The main loop of `manage.py worker`; outlives gearmand's deaths."""
-    while not stop.is_set():
-        worker = Worker(stop)
+def work_until(stop: threading.Event, duty: Duty) -> None:
+    """The main loop of a worker process; outlives gearmand's deaths."""
+    while not stop.is_set() and not duty.is_done():
+        worker = Worker(stop, duty)
         try:
             worker.work(poll_timeout=POLL_SECONDS)
         except pygearman.errors.GearmanError as error:
@@ -121,6 +147,11 @@ def relay_until(stop: threading.Event) -> None:
     """The main loop of `manage.py relay`: hands every database's due jobs to gearmand, each second."""
     databases = ["default", *settings.SHARD_SERVERS]
     while not stop.is_set():
+        close_old_connections()
+        try:
+            periodic.enqueue_due()
+        except Error as error:
+            logger.warning("periodic jobs wait for the directory: %s", error)
         for database in databases:
             close_old_connections()
             try:

@@ -177,7 +177,7 @@ def run(name: str) -> int:
     try:
         up(name)
         print("Ctrl-C stops it. Below is what the app logs.", flush=True)
-        logs = [LOCAL / name / "logs" / f"{program}.log" for program in ("gunicorn", "worker_0", "worker_1", "relay")]
+        logs = [LOCAL / name / "logs" / f"{program}.log" for program in ("gunicorn", "worker", "relay")]
         foreground(["tail", "-n0", "-F", *logs])
     finally:
         down_for_sure(name)

@@ -35,7 +35,6 @@ class Program:
     is_up: Callable[[], bool] | None = None  # None: as soon as it runs
     user: str | None = None
     stop_signal: str = "TERM"
-    copies: int = 1
     is_app: bool = False  # started after the migrations
     primary: str | None = None  # of a replica, which is made of it: started when that runs
 
@@ -240,7 +239,7 @@ def app(stack: Stack) -> list[Program]:
             is_app=True,
         ),
         Program("pyapns", [python, manage, "pyapns"], answers(stack.ports["pyapns"], "", ""), is_app=True),
-        Program("worker", [python, manage, "worker"], is_app=True, copies=2),
+        Program("worker", [python, manage, "worker", "--processes=3"], is_app=True),
         Program("relay", [python, manage, "relay"], is_app=True),
     ]
 

@@ -2,7 +2,7 @@
 
 Each program can be stopped, killed and restarted alone (`stack.py ctl`). All are started through `setpriv
 --pdeathsig`: should the supervisor itself be killed, the kernel ends its children, so nothing is ever left over.
-(gunicorn's workers and Postgres' backends end with their masters by themselves.)
+(The children of gunicorn, Postgres and the worker pool end with their parents by themselves.)
 """
 
 import http.client
@@ -62,10 +62,6 @@ def supervisor_conf(stack: Stack, programs: list[Program]) -> str:
             "stdout_logfile_maxbytes": "10MB",
             "stdout_logfile_backups": 2,
         }
-        if program.copies > 1:
-            section["numprocs"] = program.copies
-            section["process_name"] = "%(program_name)s_%(process_num)d"
-            section["stdout_logfile"] = f"{logs}/{program.name}_%(process_num)d.log"
         if program.user:
             section["user"] = program.user
         if program.is_app:

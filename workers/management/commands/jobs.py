@@ -1,38 +1,73 @@
-"""The parking lot: `jobs parked` lists the jobs that were given up, `jobs replay` lets them try again."""
+"""What is still to be done: `status` counts it, `parked` lists what was given up, `replay` lets that try again."""
 
-from django.conf import settings
+import json
+
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
 
 from workers import outbox
-from workers.models import OutboxJob
+from workers.registry import all_jobs
+from workers.status import STATES, counts, name_of, parked
 
 
 class Command(BaseCommand):
     help = __doc__
 
     def add_arguments(self, parser) -> None:
-        parser.add_argument("action", choices=["parked", "replay"])
-        parser.add_argument("jobs", nargs="*", help="replay these alone, named as `parked` names them: a:17 b:4")
+        actions = parser.add_subparsers(dest="action", required=True)
+        status = actions.add_parser("status", help="how many of each job wait, run and are parked")
+        status.add_argument("--json", action="store_true")
+        actions.add_parser("parked", help="the jobs that were given up, and why")
+        replay = actions.add_parser("replay", help="let parked jobs try again, from the first attempt")
+        replay.add_argument("jobs", nargs="*", metavar="ID", help="as `parked` shows them: a:17 b:4")
+        replay.add_argument("--all", action="store_true")
 
-    def handle(self, *args, **options) -> None:
-        parked = [
-            row
-            for database in ["default", *settings.SHARD_SERVERS]
-            for row in OutboxJob.objects.using(database).exclude(parked_at=None).order_by("parked_at")
-        ]
-        if unknown := set(options["jobs"]) - {name_of(row) for row in parked}:
-            raise CommandError(f"not parked: {', '.join(sorted(unknown))}")
-        if options["action"] == "parked":
-            for row in parked:
-                print(f"{name_of(row)}  {row.parked_at:%Y-%m-%d %H:%M:%S}  {row.job} {row.args}")
-                print(f"    {row.last_error.strip().splitlines()[-1]}")
-            print(f"{len(parked)} parked")
-            return
-        chosen = [row for row in parked if not options["jobs"] or name_of(row) in options["jobs"]]
-        for row in chosen:
-            outbox.replay(row)
-        print(f"{len(chosen)} will be tried again")
+    def handle(self, *args, action: str, **options) -> None:
+        match action:
+            case "status":
+                show_status(options["json"])
+            case "parked":
+                show_parked()
+            case "replay":
+                replay(options["jobs"], options["all"])
 
 
-def name_of(row: OutboxJob) -> str:
-    return f"{row._state.db}:{row.id}"
+def show_status(as_json: bool) -> None:
+    """Raises CommandError when a database did not answer, after what the others said."""
+    all_jobs()  # which know their queues
+    jobs, away = counts()
+    now = timezone.now()
+    for job in jobs.values():
+        oldest = job.pop("oldest")
+        job["oldest_seconds"] = None if oldest is None else round((now - oldest).total_seconds(), 1)
+    if as_json:
+        print(json.dumps({"jobs": jobs, "away": away}))
+    else:
+        columns = ("queue", *STATES, "oldest_seconds")
+        print(f"{'job':32}" + "".join(f"{column:>15}" for column in columns))
+        for name, job in jobs.items():
+            print(f"{name:32}" + "".join(f"{'' if job[column] is None else job[column]:>15}" for column in columns))
+        total = {state: sum(job[state] for job in jobs.values()) for state in STATES}
+        print(", ".join(f"{number} {state}" for state, number in total.items()))
+    if away:
+        raise CommandError("away, and not counted: " + "; ".join(f"{name}: {why}" for name, why in away.items()))
+
+
+def show_parked() -> None:
+    rows = parked()
+    for row in rows:
+        print(f"{name_of(row)}  {row.parked_at:%Y-%m-%d %H:%M:%S}  {row.job} {row.args}")
+        print(f"    {row.last_error.strip().splitlines()[-1]}")
+    print(f"{len(rows)} parked")
+
+
+def replay(names: list[str], everything: bool) -> None:
+    if bool(names) == everything:
+        raise CommandError("replay which? Name some (a:17 b:4), or say --all")
+    rows = parked()
+    if unknown := set(names) - {name_of(row) for row in rows}:
+        raise CommandError(f"not parked: {', '.join(sorted(unknown))}")
+    chosen = [row for row in rows if everything or name_of(row) in names]
+    for row in chosen:
+        outbox.replay(row)
+    print(f"{len(chosen)} will be tried again")
