@@ -6,6 +6,7 @@ Node is installed. They are run in turn, each as many times.
 
 import asyncio
 import json
+import logging
 import secrets
 import shutil
 import subprocess
@@ -27,6 +28,9 @@ NOTIFICATION = {
     "aps": {"alert": {"body": "ann and 99 others liked your photo."}, "badge": 3, "sound": "default"},
     "link": "instagram://media?id=1234567890123456789_42",
 }
+
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of each request
 
 
 def run(n: int = 30_000) -> dict[str, float]:

@@ -10,7 +10,6 @@ batch's time is over. The rest is final.
 
 import heapq
 import itertools
-import json
 import logging
 import os
 import random
@@ -25,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import certifi
+import orjson
 import pycurl
 from jwcrypto import jwk, jwt
 from jwcrypto.common import JWException
@@ -38,12 +38,14 @@ ANSWER_SECONDS = 10
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
 MOST_BYTES = 4096  # of a payload
 JWT_SECONDS = 40 * 60  # Apple takes a token for an hour, and no newer one within 20 minutes
+NEW_JWT_SECONDS = 10  # how soon another may follow, if Apple says that it has expired (our clock is wrong)
 MOST_WAITING = 20_000  # notifications of an app
 
 # The reasons for which a device token is of no use any more, or never was.
 DEAD = ("Unregistered", "ExpiredToken", "BadDeviceToken", "DeviceTokenNotForTopic")
 TRIED_AGAIN = {429, 500, 502, 503, 504}
 PUSH_TYPE = "alert"
+HEADERS = {"id", "collapse-id", "expiration", "priority", "push-type"}
 
 
 class Full(Exception):
@@ -94,31 +96,45 @@ class Notification:
     tries: int = 0
 
 
-def notification(token: str, content: dict | str, batch: Batch) -> Notification:
-    """From what a caller of `notify` gave: a payload as APNs has it, or its JSON text.
+@dataclass(frozen=True)
+class Content:
+    """What one device or many are told: a payload's JSON, and what goes into headers instead."""
 
-    Its key "apns", if there is one, has what Apple wants in headers instead: "id", "collapse-id", "expiration",
-    "priority", "push-type". Raises ValueError for what cannot be a notification.
-    """
-    if isinstance(content, str):
-        content = json.loads(content)
-    if not isinstance(content, dict) or not isinstance(content.get("aps"), dict):
-        raise ValueError('a notification is a payload as APNs has it: {"aps": {…}, …}')
-    if not (token.isascii() and token.isalnum() and len(token) <= 200):
-        raise ValueError(f"{token[:80]!r} is no device token")
-    asked = dict(content.get("apns", {}))
-    headers = {"id": str(uuid.uuid4()), "push-type": PUSH_TYPE} | {name: str(value) for name, value in asked.items()}
-    if unknown := headers.keys() - {"id", "collapse-id", "expiration", "priority", "push-type"}:
-        raise ValueError(f'"apns" has {sorted(unknown)}, which are no headers of APNs')
-    if any(not value.isprintable() or not value.isascii() for value in headers.values()):
-        raise ValueError('"apns" has a value that cannot be in a header')
-    payload = fitted({name: value for name, value in content.items() if name != "apns"})
-    return Notification(token, payload, [f"apns-{name}: {value}" for name, value in headers.items()], batch)
+    payload: bytes
+    headers: dict[str, str]
+
+    @classmethod
+    def of(cls, given: dict | str) -> "Content":
+        """From what a caller of `notify` gave: a payload as APNs has it, or its JSON text.
+
+        Its key "apns", if there is one, has what Apple wants in headers: "id", "collapse-id", "expiration", "priority",
+        "push-type". Raises ValueError for what cannot be a notification.
+        """
+        payload = orjson.loads(given) if isinstance(given, str) else given
+        if not isinstance(payload, dict) or not isinstance(payload.get("aps"), dict):
+            raise ValueError('a notification is a payload as APNs has it: {"aps": {…}, …}')
+        if "apns" not in payload:
+            return cls(fitted(payload), {})
+        headers = {name: str(value) for name, value in dict(payload["apns"]).items()}
+        if unknown := headers.keys() - HEADERS:
+            raise ValueError(f'"apns" has {sorted(unknown)}, which are no headers of APNs')
+        if not all(value.isprintable() and value.isascii() for value in headers.values()):
+            raise ValueError('"apns" has a value that cannot be in a header')
+        return cls(fitted({name: value for name, value in payload.items() if name != "apns"}), headers)
+
+    def to(self, token: str, batch: Batch) -> Notification:
+        """Raises ValueError."""
+        if not (token.isascii() and token.isalnum() and len(token) <= 200):
+            raise ValueError(f"{token[:80]!r} is no device token")
+        headers = {"push-type": PUSH_TYPE, **self.headers}
+        if "id" not in headers:
+            headers["id"] = str(uuid.uuid4())
+        return Notification(token, self.payload, [f"apns-{name}: {value}" for name, value in headers.items()], batch)
 
 
 def fitted(payload: dict) -> bytes:
     """A payload's JSON, its alert shortened if that makes it fit. Raises ValueError if even without it is too large."""
-    text = _json(payload)
+    text = orjson.dumps(payload)
     if len(text) <= MOST_BYTES:
         return text
     alert = payload["aps"].get("alert", "")
@@ -127,7 +143,7 @@ def fitted(payload: dict) -> bytes:
     def with_body(length: int) -> bytes:
         shorter = body[:length].rstrip() + "…" if length else ""
         new = alert | {"body": shorter} if isinstance(alert, dict) else shorter
-        return _json(payload | {"aps": payload["aps"] | {"alert": new}})
+        return orjson.dumps(payload | {"aps": payload["aps"] | {"alert": new}})
 
     # The longest that fits; a character takes one to twelve bytes of JSON.
     shortest, longest = 0, len(body)
@@ -140,10 +156,6 @@ def fitted(payload: dict) -> bytes:
     if len(with_body(shortest)) > MOST_BYTES:
         raise ValueError(f"the payload has {len(text)} bytes; {MOST_BYTES} are the most that APNs takes")
     return with_body(shortest)
-
-
-def _json(value: dict) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class Sender(threading.Thread):
@@ -165,7 +177,7 @@ class Sender(threading.Thread):
         self._woken.setblocking(False)
         self._wake.setblocking(False)
         self._stopped = False
-        self._jwt, self._jwt_until = "", 0.0
+        self._jwt, self._jwt_since, self._jwt_until = "", 0.0, 0.0
         if credentials.key:
             self._renew_jwt()
         self._multi = pycurl.CurlMulti()
@@ -276,7 +288,8 @@ class Sender(threading.Thread):
         if status in TRIED_AGAIN:
             self._again(one, f"{status} {reason}")
         elif reason == "ExpiredProviderToken":
-            self._jwt_until = 0.0
+            # All that were on their way are told so: one new token is enough, and more than Apple takes.
+            self._jwt_until = min(self._jwt_until, self._jwt_since + NEW_JWT_SECONDS)
             self._again(one, f"{status} {reason}")
         elif status == 403:  # it is us whom Apple does not know: no fault of the notification
             logger.error("APNs refuses %s: %s %s", self._credentials.topic, status, reason)
@@ -311,13 +324,14 @@ class Sender(threading.Thread):
             token.make_signed_token(jwk.JWK.from_pem(self._credentials.key.encode()))
         except (JWException, TypeError, ValueError) as error:
             raise ValueError(f"key: {error}") from None
-        self._jwt, self._jwt_until = token.serialize(), time.monotonic() + JWT_SECONDS
+        self._jwt, self._jwt_since = token.serialize(), time.monotonic()
+        self._jwt_until = self._jwt_since + JWT_SECONDS
 
 
 def _read(body: bytes) -> dict:
     """What Apple says of a refusal: {reason, timestamp?}."""
     try:
-        answer = json.loads(body)
+        answer = orjson.loads(body)
     except ValueError:
         return {}
     return answer if isinstance(answer, dict) else {}

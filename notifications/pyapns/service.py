@@ -20,7 +20,7 @@ from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 from django.conf import settings
 
-from notifications.pyapns.apns import Batch, Credentials, Full, Sender, notification
+from notifications.pyapns.apns import Batch, Content, Credentials, Full, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MOST_BYTES = 16 * 1024 * 1024  # of a call
 MOST_DEAD = 100_000  # device tokens kept for `feedback`
 IDLE_SECONDS = 300  # after which a caller's connection is closed
 # As HTTP has them.
-INVALID, UNKNOWN, UNAVAILABLE = 400, 404, 503
+INVALID, UNKNOWN, INTERNAL, UNAVAILABLE = 400, 404, 500, 503
 
 
 class App:
@@ -86,14 +86,17 @@ class Service:
         """Delivers a notification to a device, or one to each of several, or each of several to one of as many."""
         app = self._app(app_id)
         tokens = tokens if isinstance(tokens, list) else [tokens]
-        contents = notifications if isinstance(notifications, list) else [notifications] * len(tokens)
-        if len(contents) != len(tokens):
-            raise Fault(INVALID, f"notifications: {len(contents)} for {len(tokens)} tokens")
         if not tokens:
             return []
+        if isinstance(notifications, list) and len(notifications) != len(tokens):
+            raise Fault(INVALID, f"notifications: {len(notifications)} for {len(tokens)} tokens")
         batch = Batch(until=time.monotonic() + app.timeout, left=len(tokens))
         try:
-            made = [notification(token, content, batch) for token, content in zip(tokens, contents, strict=True)]
+            if isinstance(notifications, list):
+                contents = [Content.of(one) for one in notifications]
+            else:
+                contents = [Content.of(notifications)] * len(tokens)
+            made = [content.to(token, batch) for token, content in zip(tokens, contents, strict=True)]
         except (ValueError, TypeError, AttributeError) as error:
             raise Fault(INVALID, f"notification: {error}") from None
         try:
@@ -154,3 +157,12 @@ class Server(ThreadingMixIn, SimpleXMLRPCServer):
         super().__init__(address, Handler, logRequests=False, allow_none=True)
         self.service = Service()
         self.register_instance(self.service)
+
+    def _dispatch(self, method: str, params: tuple) -> object:
+        try:
+            return super()._dispatch(method, params)
+        except Fault:
+            raise
+        except Exception as error:
+            logger.exception("%s", method)
+            raise Fault(INTERNAL, f"{type(error).__name__}: {error}") from None
