@@ -300,6 +300,8 @@ def _change(follower_id: int, followee_id: int, change: Callable[[Edge], Edge]) 
             if follows := (now == Edge.FOLLOWS) - (before == Edge.FOLLOWS):
                 add_to_counts(follower_id, follows=follows)
             enqueue("accounts.mirror_follow", follower_id=follower_id, followee_id=followee_id)
+            if change is _approved:
+                enqueue("notifications.approved", follower_id=follower_id, followee_id=followee_id)
     cache.forget(EDGES.key(follower_id), COUNTS.key(follower_id))
     return now
 

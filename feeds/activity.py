@@ -2,18 +2,22 @@
 
 Rows are in the recipient's shard, made and removed by jobs that look at what is true now (a like, a comment, an edge),
 so that they may come twice and in any order. What is shown is decided at the read, as in the home feed. Redis has a
-copy of each reader's newest rows.
+copy of each reader's newest rows, and when they were read last.
+
+A new row brings the job `notifications.tell` with it: it may be worth a push.
 """
 
 import json
 import logging
+import time
 from typing import NamedTuple
 
 from django.conf import settings
+from django.db import connections
 from redis import WatchError
 
 from accounts import graph
-from accounts.cached import USERS
+from accounts.cached import EDGES, USERS
 from accounts.models import Edge
 from accounts.visibility import Sight, sight_of
 from feeds.models import Activity, Kind
@@ -23,18 +27,26 @@ from photos.services import caption_of
 from photos.visible import seen
 from shardmap import cache
 from shardmap.batches import delete_all
-from shardmap.ids import MAX_ID
-from shardmap.redis_client import Unavailable, redis_client
-from shardmap.shards import on_shard
+from shardmap.ids import MAX_ID, first_id_at
+from shardmap.redis_client import Unavailable, ask_all, redis_client
+from shardmap.shards import current_database, on_shard, shard_transaction
 from workers.mirror import mirror
+from workers.outbox import enqueue
 
 logger = logging.getLogger(__name__)
 
 ROWS = 1000  # that one page is made of at most, however many likes are grouped in it
 COPY_SECONDS = 7 * 24 * 3600
+READ_SECONDS = 30 * 24 * 3600  # after which all that is there is unread
+MOST_UNREAD = 99
 ACTORS_SHOWN = 4  # of a group
 TAGS = 64  # copies are spread over so many hash tags, so over as many nodes of a Redis Cluster
 FIELDS = ("id", "kind", "actor_id", "photo_id", "owner_id", "comment_id")
+INSERT = """
+    INSERT INTO "logical"."feeds_activity" (recipient_id, kind, actor_id, photo_id, owner_id, comment_id)
+    VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING id
+"""
+IN_EDGES = {Kind.FOLLOW: "follows", Kind.REQUEST: "requested"}
 
 
 class Row(NamedTuple):
@@ -121,6 +133,39 @@ def read(user_id: int, below: int, count: int) -> tuple[list[dict], int | None]:
     """
     rows = _newest(user_id) if below == MAX_ID else _from_shard(user_id, below)
     groups, last = _grouped(rows, count)
+    return _shown(user_id, groups), last
+
+
+def happened(user_id: int, activity_id: int) -> dict | None:
+    """One row as `read` would show it, as a group of its own; None unless what it tells is still true, and shown."""
+    with on_shard(user_id):
+        found = Activity.objects.filter(id=activity_id, recipient_id=user_id).values_list(*FIELDS).first()
+    row = found and Row(*found)
+    if row is None or not _holds(user_id, row):
+        return None
+    shown = _shown(user_id, [Group(row, [row.actor_id])])
+    return shown[0] if shown else None
+
+
+def unread(user_id: int) -> int:
+    """What has come since the user read the activity last, MOST_UNREAD at most. Raises redis_client.Unavailable."""
+    read_at = int(_redis().get(_read_key(user_id)) or 0)
+    with on_shard(user_id):
+        return Activity.objects.filter(recipient_id=user_id, id__gt=read_at)[:MOST_UNREAD].count()
+
+
+def _holds(user_id: int, row: Row) -> bool:
+    """Whether a row is still true. (Of a comment, or of a caption, `_shown` finds out.)"""
+    if row.kind == Kind.LIKE:
+        return likes.is_liked(row.actor_id, row.photo_id, row.owner_id)
+    if row.kind in IN_EDGES:
+        (edges,) = cache.fetch((EDGES, [row.actor_id]))
+        return user_id in edges[row.actor_id][IN_EDGES[row.kind]]
+    return True
+
+
+def _shown(user_id: int, groups: list[Group]) -> list[dict]:
+    """Those groups that the user may see."""
     people = [actor_id for group in groups for actor_id in group.actors[: 2 * ACTORS_SHOWN]]
     users, *sight = cache.fetch((USERS, people), *sight_of(user_id))
     viewer = Sight.of(user_id, *sight)
@@ -138,7 +183,7 @@ def read(user_id: int, below: int, count: int) -> tuple[list[dict], int | None]:
         if actors and not gone:
             what = {"id": group.newest.id, "kind": group.newest.kind, "count": len(actor_ids)}
             shown.append(what | {"actors": actors, "photo": photo, "comment": comment})
-    return shown, last
+    return shown
 
 
 def _grouped(rows: list[Row], count: int) -> tuple[list[Group], int | None]:
@@ -156,12 +201,21 @@ def _grouped(rows: list[Row], count: int) -> tuple[list[Group], int | None]:
 
 def _set(recipient_id: int, holds: bool, **what) -> None:
     """Brings one row to be there, or not."""
-    with on_shard(recipient_id):
-        if holds:
-            Activity.objects.bulk_create([Activity(recipient_id=recipient_id, **what)], ignore_conflicts=True)
-        else:
+    with shard_transaction(recipient_id):
+        if not holds:
             Activity.objects.filter(recipient_id=recipient_id, **what).delete()
+        elif activity_id := _insert(recipient_id, **what):
+            enqueue("notifications.tell", user_id=recipient_id, activity_id=activity_id)
     _forget_copy(recipient_id)
+
+
+def _insert(
+    recipient_id: int, *, kind: Kind, actor_id: int, photo_id: int = 0, owner_id: int = 0, comment_id: int = 0
+) -> int | None:
+    """The new row's ID; None if the row was there. (Django's bulk_create does not say which.)"""
+    with connections[current_database()].cursor() as cursor:
+        cursor.execute(INSERT, [recipient_id, kind, actor_id, photo_id, owner_id, comment_id])
+        return next((row[0] for row in cursor.fetchall()), None)
 
 
 def _from_shard(user_id: int, below: int) -> list[Row]:
@@ -171,10 +225,15 @@ def _from_shard(user_id: int, below: int) -> list[Row]:
 
 
 def _newest(user_id: int) -> list[Row]:
-    """The newest rows: from Redis, where they are copied to if nobody changes them meanwhile."""
+    """The newest rows: from Redis, where they are copied to if nobody changes them meanwhile.
+
+    They are noted as read.
+    """
     key = _key(user_id)
+    mark_read = "SET", _read_key(user_id), first_id_at(time.time()), "EX", READ_SECONDS
     try:
-        if copy := _redis().get(key):
+        copy, _ = ask_all(_redis(), [("GET", key), mark_read])
+        if copy:
             return [Row(*row) for row in json.loads(copy)]
         with _redis().pipeline(transaction=True) as pipeline:
             pipeline.watch(key)
@@ -197,6 +256,10 @@ def _forget_copy(user_id: int) -> None:
 
 def _key(user_id: int) -> str:
     return f"activity:{{{user_id % TAGS}}}:{user_id}"
+
+
+def _read_key(user_id: int) -> str:
+    return f"activity:{{{user_id % TAGS}}}:{user_id}:read"
 
 
 def _redis():

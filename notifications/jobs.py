@@ -1,10 +1,18 @@
-"""What follows from new photos, and from deleted accounts."""
+"""What follows from new photos, from what happened to somebody, and from deleted accounts."""
 
-from notifications import push, updates
+from notifications import push, tell, updates
 from workers.registry import job
 
-job("notifications.published")(updates.published)
 job("notifications.placed")(updates.placed)
 job("notifications.tagged")(updates.tagged)
 job("notifications.deliver")(updates.deliver)
+job("notifications.tell")(tell.tell)
+job("notifications.approved")(tell.approved)
+job("notifications.first_photo")(tell.first_photo)
 job("notifications.erase")(push.erase)
+
+
+@job("notifications.published")
+def published(owner_id: int, photo_id: int) -> None:
+    updates.published(owner_id, photo_id)
+    tell.published(owner_id, photo_id)

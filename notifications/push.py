@@ -34,6 +34,11 @@ def devices_of(user_id: int) -> list[Device]:
     return list(Device.objects.filter(user_id=user_id).order_by("-since"))
 
 
+def remove(device: Device) -> None:
+    """Forgets a phone that has the app no longer, unless it was registered again since."""
+    Device.objects.filter(token=device.token, since=device.since).delete()
+
+
 def settings_of(user_id: int) -> PushSettings:
     with on_shard(user_id):
         return PushSettings.objects.filter(user_id=user_id).first() or PushSettings(user_id=user_id)

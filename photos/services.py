@@ -283,6 +283,13 @@ def is_ready(owner_id: int, photo_id: int) -> bool:
         return Photo.objects.filter(id=photo_id, status=Status.READY).exists()
 
 
+def is_first(owner_id: int, photo_id: int) -> bool:
+    """Whether a photo is its owner's first. One that was deleted was a photo, too; one that was no picture was none."""
+    with on_shard(owner_id):
+        earlier = Photo.objects.filter(owner_id=owner_id, id__lt=photo_id)
+        return not earlier.exclude(status=Status.REJECTED).exists()
+
+
 def caption_of(owner_id: int, photo_id: int) -> str | None:
     """What a photo's caption says, from the shard; None unless the photo may be shown."""
     with on_shard(owner_id):

@@ -1,0 +1,183 @@
+"""What is worth a push, to whom, and what it says. See docs/notifications.md.
+
+Each verb is a job. It looks at what is true now, so nobody is told of what is gone, undone, or not to be seen; and a
+job that runs again sends the same notifications, under the same IDs.
+"""
+
+import datetime
+import time
+import uuid
+from collections.abc import Iterable
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from django.utils import timezone
+
+from accounts import graph
+from accounts.cached import EDGES
+from accounts.schemas import short_user
+from accounts.visibility import known
+from feeds import activity
+from notifications import coalescing
+from notifications.models import Audience, Device, Environment, PushSettings
+from notifications.push import devices_of, remove, settings_of
+from notifications.pyapns import client
+from notifications.pyapns.apns import DEAD
+from notifications.texts import text
+from photos.likes import likes_of
+from photos.schemas import media_id, media_preview
+from photos.services import is_first
+from photos.visible import seen
+from shardmap import cache
+from shardmap.shards import shard_transaction
+from workers.outbox import enqueue_many
+
+FOLLOWERS_A_JOB = 200
+EXPIRES = 24 * 3600  # a phone that was off for longer is not told
+NAMESPACE = uuid.UUID(
+    "5f0b6d6e-8f0e-4f4c-9a55-1d3b8e0f7c21"
+)  # of our notifications' IDs; any will do, as long as it stays
+# Which of a user's wishes is about what.
+WISHES = {
+    "like": "likes",
+    "comment": "comments",
+    "mention": "mentions",
+    "follow": "follows",
+    "request": "follow_requests",
+    "approval": "follow_requests",
+    "first_photo": "first_photos",
+}
+
+
+class Push(NamedTuple):
+    """A notification for all the phones of a user, as the pyapns service takes it."""
+
+    user_id: int
+    event: str  # what it is about: the same when the job runs again
+    payload: dict
+
+
+def tell(user_id: int, activity_id: int) -> None:
+    """Tells a user's phones of a row of the user's activity."""
+    if (devices := devices_of(user_id)) and (push := push_of_activity(user_id, activity_id)):
+        _send(devices, [push])
+
+
+def approved(follower_id: int, followee_id: int) -> None:
+    """Tells who asked to follow somebody that this was granted."""
+    if (devices := devices_of(follower_id)) and (push := push_of_approval(follower_id, followee_id)):
+        _send(devices, [push])
+
+
+def published(owner_id: int, photo_id: int) -> None:
+    """Writes the jobs that tell the followers of a photo, if it is its owner's first."""
+    if is_first(owner_id, photo_id):
+        what = {"owner_id": owner_id, "photo_id": photo_id}
+        ranges = graph.follower_chunks(owner_id, FOLLOWERS_A_JOB)
+        with shard_transaction(owner_id):
+            enqueue_many("notifications.first_photo", [what | {"first": a, "last": b} for a, b in ranges])
+
+
+def first_photo(owner_id: int, photo_id: int, first: int, last: int) -> None:
+    """Tells one range of `graph.follower_chunks`."""
+    devices = list(Device.objects.filter(user__in=graph.followers_between(owner_id, first, last)))
+    pushes = [push_of_first_photo(user_id, owner_id, photo_id) for user_id in {device.user_id for device in devices}]
+    _send(devices, [push for push in pushes if push])
+
+
+def push_of_activity(user_id: int, activity_id: int) -> Push | None:
+    """What to say of a row of a user's activity, if anything."""
+    group, wishes = activity.happened(user_id, activity_id), settings_of(user_id)
+    if group is None or not _is_wanted(wishes, group["kind"], group["actors"][0]["id"]):
+        return None
+    if group["kind"] == "follow" and _lets_in(user_id):
+        return None
+    others = coalescing.others(user_id, group)
+    if others is None:
+        return None
+    actor, photo, comment = group["actors"][0], group["photo"], group["comment"]
+    if others and group["kind"] == "like":  # of which some may have been taken back
+        others = max(0, min(others, likes_of(user_id, photo["id"]) - 1))
+    said = comment["text"] if comment else photo["caption"] if photo else ""
+    body = text(group["kind"], wishes.language, actor["username"], others, said)
+    payload = _payload(group["kind"], body, actor, photo, comment)
+    payload["aps"]["badge"] = activity.unread(user_id)
+    return Push(user_id, f"activity {activity_id}", payload)
+
+
+def push_of_approval(follower_id: int, followee_id: int) -> Push | None:
+    """What to say to who was let in, unless the follow has ended since."""
+    wishes, people = settings_of(follower_id), known(follower_id, [followee_id])
+    is_following, version = graph.follows(follower_id, followee_id)
+    if not is_following or followee_id not in people or not _is_wanted(wishes, "approval", followee_id):
+        return None
+    body = text("approval", wishes.language, people[followee_id]["username"])
+    event = f"approval {follower_id} {followee_id} {version}"
+    return Push(follower_id, event, _payload("approval", body, people[followee_id]))
+
+
+def push_of_first_photo(user_id: int, owner_id: int, photo_id: int) -> Push | None:
+    """What to say to a follower of a first photo."""
+    wishes, photos, people = settings_of(user_id), seen(user_id, [(photo_id, owner_id)]), known(user_id, [owner_id])
+    if not photos or owner_id not in people or not _is_wanted(wishes, "first_photo", owner_id):
+        return None
+    body = text("first_photo", wishes.language, people[owner_id]["username"])
+    return Push(user_id, f"first_photo {photo_id}", _payload("first_photo", body, people[owner_id], photos[0]))
+
+
+def is_quiet(wishes: PushSettings, now: datetime.datetime) -> bool:
+    """Whether it is one of the user's quiet hours. They may go past midnight."""
+    start, end = wishes.quiet_from, wishes.quiet_to
+    local = f"{now.astimezone(ZoneInfo(wishes.time_zone)):%H:%M}"
+    return start <= local < end if start <= end else not end <= local < start
+
+
+def _is_wanted(wishes: PushSettings, kind: str, actor_id: int) -> bool:
+    audience = getattr(wishes, WISHES[kind])
+    if audience == Audience.OFF or is_quiet(wishes, timezone.now()):
+        return False
+    if audience == Audience.EVERYONE:
+        return True
+    (edges,) = cache.fetch((EDGES, [wishes.user_id]))
+    return actor_id in edges[wishes.user_id]["follows"]
+
+
+def _lets_in(user_id: int) -> bool:
+    """Whether the account is private, so that its user knows of each follow: it was the user who allowed it."""
+    return any(user["is_private"] for user in known(user_id, [user_id]).values())
+
+
+def _payload(kind: str, body: str, actor: dict, photo: dict | None = None, comment: dict | None = None) -> dict:
+    """A notification; `actor` is of kind USERS, `photo` of kind MEDIA.
+
+    On the phone, the later one of a collapse-id takes the place of the earlier: likes of each other, comments do not.
+    """
+    if photo:
+        link, thumbnail = f"media?id={media_id(photo)}", media_preview(photo)["images"]["thumbnail"]["url"]
+    else:
+        link, thumbnail = f"user?username={actor['username']}", short_user(actor)["profile_picture"]
+    about = comment or photo or actor
+    return {
+        "aps": {"alert": {"body": body}, "sound": "default", "thread-id": link, "mutable-content": 1},
+        "link": f"instagram://{link}",
+        "thumbnail": thumbnail,
+        "apns": {"collapse-id": f"{kind}:{about['id']}", "priority": 10, "expiration": int(time.time()) + EXPIRES},
+    }
+
+
+def _send(devices: Iterable[Device], pushes: Iterable[Push]) -> None:
+    """Sends what there is for each phone, and forgets those that are dead. Raises client.Unavailable."""
+    push_of = {push.user_id: push for push in pushes}
+    for environment in Environment.values:
+        phones = [one for one in devices if one.environment == environment and one.user_id in push_of]
+        if phones:
+            notifications = [_for_phone(push_of[one.user_id], one.token) for one in phones]
+            refused = dict(client.notify(environment, [one.token for one in phones], notifications))
+            for one in phones:
+                if refused.get(one.token) in DEAD:
+                    remove(one)
+
+
+def _for_phone(push: Push, token: str) -> dict:
+    notification_id = uuid.uuid5(NAMESPACE, f"{push.event} {token}")
+    return push.payload | {"apns": push.payload["apns"] | {"id": str(notification_id)}}
