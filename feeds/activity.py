@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 ROWS = 1000  # that one page is made of at most, however many likes are grouped in it
 COPY_SECONDS = 7 * 24 * 3600
-READ_SECONDS = 30 * 24 * 3600  # after which all that is there is unread
+READ_SECONDS = 30 * 24 * 3600  # Redis knows for so long when a user read the activity
+UNREAD_SECONDS = 24 * 3600  # what is older counts as read, if Redis does not know
 MOST_UNREAD = 99
 ACTORS_SHOWN = 4  # of a group
 TAGS = 64  # copies are spread over so many hash tags, so over as many nodes of a Redis Cluster
@@ -149,7 +150,7 @@ def happened(user_id: int, activity_id: int) -> dict | None:
 
 def unread(user_id: int) -> int:
     """What has come since the user read the activity last, MOST_UNREAD at most. Raises redis_client.Unavailable."""
-    read_at = int(_redis().get(_read_key(user_id)) or 0)
+    read_at = int(_redis().get(_read_key(user_id)) or first_id_at(time.time() - UNREAD_SECONDS))
     with on_shard(user_id):
         return Activity.objects.filter(recipient_id=user_id, id__gt=read_at)[:MOST_UNREAD].count()
 

@@ -2,16 +2,19 @@
 
 import datetime
 import json
+import time
 from gettext import translation
 
 import pytest
 from babel.messages.pofile import read_po
 
-from feeds.models import Activity
+from feeds import activity
+from feeds.models import Activity, Kind
 from notifications import coalescing, tell
 from notifications.models import PushSettings
 from notifications.texts import LOCALE, text
 from photos.services import is_first
+from shardmap.ids import first_id_at
 from shardmap.shards import on_shard
 from tests.support import Person, new_username, photo_id, settled
 
@@ -221,6 +224,15 @@ def test_the_badge_counts_what_is_new_since_the_activity_was_read(two):
     fan.delete(f"media/{second['id']}/likes")
     settled(one, fan)
     assert pushed(one)[-1]["aps"]["badge"] == 0
+
+
+def test_without_a_word_of_when_that_was_the_badge_has_what_came_within_a_day():
+    one, days = Person(), 24 * 3600
+    with on_shard(one.id):
+        for number, age in enumerate((0, days - 60, days + 60, 30 * days)):
+            when = first_id_at(time.time() - age)
+            Activity.objects.create(id=when, recipient_id=one.id, kind=Kind.FOLLOW, actor_id=number)
+    assert activity.unread(one.id) == 2
 
 
 # The texts.
