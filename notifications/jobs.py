@@ -8,6 +8,7 @@ job("notifications.tagged")(updates.tagged)
 job("notifications.deliver")(updates.deliver)
 job("notifications.tell")(tell.tell)
 job("notifications.approved")(tell.approved)
+job("notifications.first_photo_chunk")(tell.first_photo_chunk)
 job("notifications.first_photo")(tell.first_photo)
 job("notifications.erase")(push.erase)
 

@@ -32,7 +32,7 @@ from shardmap import cache
 from shardmap.shards import shard_transaction
 from workers.outbox import enqueue_many
 
-FOLLOWERS_A_JOB = 200
+CHUNK = 2000  # followers of whom one job looks who has a phone
 EXPIRES = 24 * 3600  # a phone that was off for longer is not told
 NAMESPACE = uuid.UUID(
     "5f0b6d6e-8f0e-4f4c-9a55-1d3b8e0f7c21"
@@ -60,29 +60,37 @@ class Push(NamedTuple):
 def tell(user_id: int, activity_id: int) -> None:
     """Tells a user's phones of a row of the user's activity."""
     if (devices := devices_of(user_id)) and (push := push_of_activity(user_id, activity_id)):
-        _send(devices, [push])
+        _send(devices, push)
 
 
 def approved(follower_id: int, followee_id: int) -> None:
     """Tells who asked to follow somebody that this was granted."""
     if (devices := devices_of(follower_id)) and (push := push_of_approval(follower_id, followee_id)):
-        _send(devices, [push])
+        _send(devices, push)
 
 
 def published(owner_id: int, photo_id: int) -> None:
     """Writes the jobs that tell the followers of a photo, if it is its owner's first."""
     if is_first(owner_id, photo_id):
         what = {"owner_id": owner_id, "photo_id": photo_id}
-        ranges = graph.follower_chunks(owner_id, FOLLOWERS_A_JOB)
+        ranges = graph.follower_chunks(owner_id, CHUNK)
         with shard_transaction(owner_id):
-            enqueue_many("notifications.first_photo", [what | {"first": a, "last": b} for a, b in ranges])
+            enqueue_many("notifications.first_photo_chunk", [what | {"first": a, "last": b} for a, b in ranges])
 
 
-def first_photo(owner_id: int, photo_id: int, first: int, last: int) -> None:
-    """Tells one range of `graph.follower_chunks`."""
-    devices = list(Device.objects.filter(user__in=graph.followers_between(owner_id, first, last)))
-    pushes = [push_of_first_photo(user_id, owner_id, photo_id) for user_id in {device.user_id for device in devices}]
-    _send(devices, [push for push in pushes if push])
+def first_photo_chunk(owner_id: int, photo_id: int, first: int, last: int) -> None:
+    """Writes a job for each follower of one range who has a phone: should one fail, the others are not told again."""
+    phones = Device.objects.filter(user__in=graph.followers_between(owner_id, first, last))
+    user_ids = set(phones.values_list("user_id", flat=True))
+    what = {"owner_id": owner_id, "photo_id": photo_id}
+    with shard_transaction(owner_id):
+        enqueue_many("notifications.first_photo", [what | {"user_id": user_id} for user_id in user_ids])
+
+
+def first_photo(user_id: int, owner_id: int, photo_id: int) -> None:
+    """Tells a follower's phones of a first photo."""
+    if (devices := devices_of(user_id)) and (push := push_of_first_photo(user_id, owner_id, photo_id)):
+        _send(devices, push)
 
 
 def push_of_activity(user_id: int, activity_id: int) -> Push | None:
@@ -165,13 +173,12 @@ def _payload(kind: str, body: str, actor: dict, photo: dict | None = None, comme
     }
 
 
-def _send(devices: Iterable[Device], pushes: Iterable[Push]) -> None:
+def _send(devices: Iterable[Device], push: Push) -> None:
     """Sends what there is for each phone, and forgets those that are dead. Raises client.Unavailable."""
-    push_of = {push.user_id: push for push in pushes}
     for environment in Environment.values:
-        phones = [one for one in devices if one.environment == environment and one.user_id in push_of]
+        phones = [one for one in devices if one.environment == environment]
         if phones:
-            notifications = [_for_phone(push_of[one.user_id], one.token) for one in phones]
+            notifications = [_for_phone(push, one.token) for one in phones]
             refused = dict(client.notify(environment, [one.token for one in phones], notifications))
             for one in phones:
                 if refused.get(one.token) in DEAD:
