@@ -29,10 +29,10 @@ def others(user_id: int, group: dict) -> int | None:
     event = f"{actor_id}:{photo_id}:{comment_id}"
     at_once = AT_ONCE.get(kind, OTHERS_AT_ONCE)
     number = _number(f"push:{user_id}:{kind}:about:{photo_id}", event, group["id"], at_once)
+    if not number:
+        return None
     # Somebody who goes through all the photos, or writes on each of them.
-    if not number or (
-        photo_id and not _number(f"push:{user_id}:{kind}:by:{actor_id}", event, group["id"], OTHERS_AT_ONCE)
-    ):
+    if photo_id and not _number(f"push:{user_id}:{kind}:by:{actor_id}", event, group["id"], OTHERS_AT_ONCE):
         return None
     # A push about likes takes the place of the one before on the phone, so it tells of those, too.
     return number - 1 if kind == "like" or number > at_once else 0

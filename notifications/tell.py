@@ -34,9 +34,8 @@ from workers.outbox import enqueue_many
 
 CHUNK = 2000  # followers of whom one job looks who has a phone
 EXPIRES = 24 * 3600  # a phone that was off for longer is not told
-NAMESPACE = uuid.UUID(
-    "5f0b6d6e-8f0e-4f4c-9a55-1d3b8e0f7c21"
-)  # of our notifications' IDs; any will do, as long as it stays
+# Of our notifications' IDs; any will do, as long as it stays.
+NAMESPACE = uuid.UUID("5f0b6d6e-8f0e-4f4c-9a55-1d3b8e0f7c21")
 # Which of a user's wishes is about what.
 WISHES = {
     "like": "likes",
