@@ -80,6 +80,8 @@ def main() -> None:
     with ThreadPoolExecutor(2) as pool:
         people = list(pool.map(api.log_in, PEOPLE, PEOPLE.values()))
     for person in people:
+        phone = hashlib.sha256(person["username"].encode()).hexdigest()
+        api.call("POST", "/v1/push/devices", person["token"], token=phone, environment="sandbox")
         others = [other for other in people if other is not person]
         for other in chance.sample(others, FOLLOWS_EACH):
             api.call("POST", f"/v1/users/{other['id']}/relationship", person["token"], action="follow")
@@ -208,6 +210,7 @@ def describe(api: Api, env: dict[str, str], viewer: dict) -> str:
   a page     {first["link"]}
   health     {site}/readyz
   photos     {env["CDN_URL"]}/…
+  pushes     {STACK / "logs/nginx_apns.access.log"}   (what the double of Apple's servers got)
   login      {VIEWER} / {api.password}   ({len(PEOPLE)} people, {PHOTOS} photographs)
 
   Three lines to try: log in; {VIEWER}'s feed; a photo from the CDN (X-Cache: HIT from the second time on).
