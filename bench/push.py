@@ -2,6 +2,8 @@
 
 Beside it what else one could take, straight to the same double over one connection: httpx, and @parse/node-apn where
 Node is installed. They are run in turn, each as many times.
+
+And how soon a like is a push: from its answer, through the edge, to the double, while LIKES_A_SECOND are given.
 """
 
 import asyncio
@@ -10,19 +12,29 @@ import logging
 import secrets
 import shutil
 import subprocess
+import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import httpx
 from django.conf import settings
 
+from bench import own_stack, world
+from bench.photo import call
+from deploy.local.layout import Stack
+from notifications.models import Device
 from notifications.pyapns import client
+from photos.services import newest_of
 
+OWN_STACK = True
 PLOTTED = ("notifications/s",)
 ROUNDS = 3
 CALLERS, A_CALL = 4, 1000
+PEOPLE, LIKES, LIKES_A_SECOND = 1000, 1800, 90
+ARRIVE_SECONDS = 60
 NODE_APN = "@parse/node-apn@8.1.0"
 NOTIFICATION = {
     "aps": {"alert": {"body": "ann and 99 others liked your photo."}, "badge": 3, "sound": "default"},
@@ -52,7 +64,46 @@ def run(n: int = 30_000) -> dict[str, float]:
             f"pyapns / {name}": round(median(a / b for a, b in zip(rates["pyapns"], rates[name], strict=True)), 1)
             for name in list(rates)[1:]
         },
+        **_likes(),
     }
+
+
+def _likes() -> dict[str, float]:
+    """Each on a photo of its own, whose owner has a phone."""
+    settings.DATABASE_ANSWER_SECONDS = 600  # people take a while to make
+    tokens = world.make(PEOPLE)
+    Device.objects.bulk_create(
+        Device(token=f"{user_id:064x}", user_id=user_id, environment="sandbox") for user_id in range(1, PEOPLE + 1)
+    )
+    photos = newest_of(list(range(1, PEOPLE + 1)), None, LIKES)
+    start = time.time() + 1
+
+    def like(number: int) -> tuple[str, float]:
+        """The photo, and when its like was answered."""
+        photo_id, owner_id = photos[number]
+        liker = next(one for one in likers if one != owner_id and (owner_id - one) % PEOPLE not in world.OFFSETS)
+        likers.rotate(-1)
+        threading.Event().wait(max(0, start + number / LIKES_A_SECOND - time.time()))
+        call("POST", f"media/{photo_id}_{owner_id}/likes", {"token": tokens[liker]})
+        return f"{photo_id}_{owner_id}", time.time()
+
+    likers = deque(tokens)
+    with ThreadPoolExecutor(32) as phones:
+        answered = dict(phones.map(like, range(LIKES)))
+    deadline = time.time() + ARRIVE_SECONDS
+    while len(arrived := _pushes_arrived()) < LIKES:
+        if time.time() > deadline:
+            raise TimeoutError(f"{LIKES - len(arrived)} of {LIKES} likes are no pushes after {ARRIVE_SECONDS} s")
+        time.sleep(1)
+    cuts = quantiles([1000 * (arrived[photo] - at) for photo, at in answered.items()], n=100, method="inclusive")
+    return {"likes/s": LIKES_A_SECOND, "ms from like to APNs, p50": round(cuts[49]), "p99": round(cuts[98])}
+
+
+def _pushes_arrived() -> dict[str, float]:
+    """Photo's ID → when the double got its first push."""
+    lines = (Stack(own_stack.NAME).logs / "nginx_apns.access.log").read_text().splitlines()
+    found = [(json.loads(one["payload"])["link"].rpartition("=")[2], one["time"]) for one in map(json.loads, lines)]
+    return dict(reversed(found))
 
 
 def _tokens(count: int) -> list[str]:

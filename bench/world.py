@@ -129,7 +129,7 @@ def _tokens(n: int) -> dict[int, str]:
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
     tokens = {user_id: f"bench{user_id}" for user_id in range(1, n + 1, max(1, n // VIEWERS))}
     AccessToken.objects.bulk_create(
-        AccessToken(user_id=user_id, application=phone, token=token, scope="basic", expires=expires)
+        AccessToken(user_id=user_id, application=phone, token=token, scope="basic likes", expires=expires)
         for user_id, token in tokens.items()
     )
     return tokens
