@@ -26,6 +26,7 @@ class User(AbstractBaseUser):
     is_private = models.BooleanField(db_default=False)  # photos for approved followers only
     # False: deleted. The row stays, emptied, so that the ID is never another's.
     is_active = models.BooleanField(db_default=True)
+    is_staff = models.BooleanField(db_default=False)  # sees the admin (`manage.py staff`)
     created_at = models.DateTimeField(db_default=Now())
     last_login = None  # phones stay logged in
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.sessions.middleware import SessionMiddleware
-from django.core.exceptions import BadRequest, SuspiciousOperation
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
@@ -50,9 +50,12 @@ HEADERS = {
 
 def page(path: str, view: View):
     """A URL pattern for a page, e.g. `"developer/clients/{client_id}"`, with and without a trailing slash."""
-    for middleware in reversed(MIDDLEWARE):
-        view = decorator_from_middleware(middleware)(view)
-    return _pattern(path, view)
+    return _pattern(path, _with_middleware(view, MIDDLEWARE))
+
+
+def as_page(view: View, *more_middleware: type) -> View:
+    """A view as `page` makes it, for URL patterns that others make (instagram/admin.py)."""
+    return partial(_answer, view=_with_middleware(view, (*MIDDLEWARE, *more_middleware)))
 
 
 def public_page(path: str, view: View):
@@ -62,6 +65,12 @@ def public_page(path: str, view: View):
     its owner has deleted or made private is gone at once.
     """
     return _pattern(path, conditional_page(cache_control(no_cache=True)(require_safe(view))))
+
+
+def _with_middleware(view: View, middleware: tuple[type, ...]) -> View:
+    for one in reversed(middleware):
+        view = decorator_from_middleware(one)(view)
+    return view
 
 
 def _pattern(path: str, view: View):
@@ -84,6 +93,8 @@ def _answer(request: HttpRequest, *, view: View, **path_params: str) -> HttpResp
         response = _unreadable(request) or following_moves(partial(view, request, **path_params))
     except Http404:
         response = error_page(request, 404, "There is no such page", "It may have been removed, or the link is wrong.")
+    except PermissionDenied:
+        response = error_page(request, 403, "That is not yours to do", "You may look, but not change it.")
     except (BadRequest, SuspiciousOperation):  # among them: logged out in another tab, meanwhile
         response = error_page(request, 400, "That did not work", "Please go back and try again.")
     except AWAY as error:

@@ -51,6 +51,8 @@ ALLOWED_HOSTS = ["*"]
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
+    "django.contrib.messages",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # instagram/admin.py has what it shows
     "oauth2_provider",
     "shardmap",
     "workers",
@@ -63,6 +65,8 @@ INSTALLED_APPS = [
 # The API needs none: authentication, errors and limits are the dispatcher's (instagram/api/dispatch.py). Pages for
 # people bring their own (accounts/web.py).
 MIDDLEWARE: list[str] = []
+SILENCED_SYSTEM_CHECKS = ["admin.E408", "admin.E409", "admin.E410"]  # the admin brings its own, too
+STATIC_URL = "/static/"  # of the admin alone
 ROOT_URLCONF = "instagram.urls"
 WSGI_APPLICATION = "instagram.wsgi.application"
 TEMPLATES = [
@@ -70,7 +74,13 @@ TEMPLATES = [
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [BASE_DIR / "instagram/templates"],
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
     }
 ]
 APPEND_SLASH = False

@@ -1,7 +1,8 @@
 """Every path that the app servers answer, and which function does."""
 
-from django.urls import path
+from django.urls import path, re_path
 from django.views.generic import RedirectView
+from django.views.static import serve
 
 import accounts.api as accounts
 import accounts.oauth as oauth
@@ -11,7 +12,7 @@ import notifications.api as notifications
 import photos.api as photos
 import photos.pages as permalinks
 from accounts.web import page, public_page
-from instagram import browsers
+from instagram import admin, browsers
 from instagram.api import dispatch, health, limits, openapi
 from instagram.api.dispatch import raw, route
 from instagram.reference import reference
@@ -39,6 +40,8 @@ urlpatterns = [
     page("developer/clients/{client_id}", pages.client),
     page("developer/clients/{client_id}/secret", pages.rotate_secret),
     page("developer/clients/{client_id}/delete", pages.delete_client),
+    path("admin/", admin.site.urls),
+    re_path(r"^static/(?P<path>admin/.+)$", serve, {"document_root": admin.STATIC}),
     raw("oauth/access_token", "POST", oauth.access_token, oauth.TokenForm, limits.of_login),
     raw("oauth/revoke_token", "POST", oauth.revoke, oauth.RevocationForm),
     route("v1/accounts", POST=("sign_ups", accounts.sign_up), DELETE=accounts.delete_account),

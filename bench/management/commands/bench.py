@@ -19,6 +19,7 @@ NAMES = {
     "fan_out": "deliveries a second into followers' feeds by one worker, beside pipelines and a call a feed",
     "push": "notifications from pyapns' `notify` to APNs' 200, beside httpx and @parse/node-apn",
     "freshness": "from the answer to POST /v1/media to a follower's feed, at ten photos a second",
+    "jobs": "jobs a second, and from the commit to the start of one, with 50 worker processes",
 }
 
 
