@@ -16,6 +16,9 @@ DEV_PORTS = {
     "cdn": 8001,
     "supervisor": 8002,
     "gunicorn": 8003,
+    "pyapns": 8004,
+    "apns": 8005,
+    "apns_silence": 8006,
     "postgres_a": 8010,
     "postgres_b": 8011,
     "pgbouncer": 8012,
@@ -34,9 +37,6 @@ DEV_PORTS = {
     "weed_volume_grpc": 8025,
     "weed_filer": 8026,
     "weed_filer_grpc": 8027,
-    "pyapns": 8030,
-    "apns": 8031,
-    "apns_silence": 8032,
 }
 
 # A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or

@@ -131,7 +131,7 @@ def test_up_after_a_change_of_code_restarts_the_app_alone():
     (layout.ROOT / "manage.py").touch()
     assert stack("up").returncode == 0
     after = pids()
-    assert {name for name in after if after[name] != before[name]} == {"gunicorn", "worker", "relay"}
+    assert {name for name in after if after[name] != before[name]} == {"gunicorn", "pyapns", "worker", "relay"}
 
 
 def test_status_says_whether_all_run(stopped):
