@@ -99,10 +99,8 @@ def test_a_process_that_dies_at_its_start_is_started_again_ever_later(monkeypatc
         pool._start(place, stop=None)
         started_at = place.started_at
         eventually(lambda: pool._reap() or place.pid is None)
-        pauses.append(place.start_at - started_at)
-    assert pauses == sorted(pauses)
-    assert pauses[0] < 1
-    assert 30 <= pauses[-1] < 31
+        pauses.append(int(place.start_at - started_at))  # without the ms that it lived
+    assert pauses == [0, 1, 2, 4, 8, 16, 30, 30]
 
 
 def test_a_poisonous_job_is_parked_and_the_others_go_on(run):
