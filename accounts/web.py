@@ -34,11 +34,8 @@ logger = logging.getLogger(__name__)
 View = Callable[..., HttpResponse]
 
 MIDDLEWARE = (SessionMiddleware, AuthenticationMiddleware, CsrfViewMiddleware)  # the first is the outermost
-AWAY = (
-    OperationalError,
-    InterfaceError,
-    *redis_client.Unavailable,
-)  # a server of ours; the same request may work in a moment
+# A server of ours is away; the same request may work in a moment.
+AWAY = (OperationalError, InterfaceError, *redis_client.Unavailable)
 
 HEADERS = {
     "Cache-Control": "no-store",  # secrets, and whose page it is

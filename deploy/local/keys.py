@@ -28,15 +28,14 @@ def write(path: Path, content: bytes) -> None:
 
 if __name__ == "__main__":
     directory, address = Path(sys.argv[1]), ipaddress.ip_address(sys.argv[2])
-    if not (directory / "apns.p8").exists():
-        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "APNs double")])
-        certificate = (
-            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + LIFETIME)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(address)]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        write(directory / "apns.pem", certificate.public_bytes(serialization.Encoding.PEM))
-        write(directory / "apns.key", pem(key))
-        write(directory / "apns.p8", pem(ec.generate_private_key(ec.SECP256R1())))  # last: then all are there
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "APNs double")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + LIFETIME)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(address)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    write(directory / "apns.pem", certificate.public_bytes(serialization.Encoding.PEM))
+    write(directory / "apns.key", pem(key))
+    write(directory / "apns.p8", pem(ec.generate_private_key(ec.SECP256R1())))  # last: then all are there

@@ -37,6 +37,7 @@ DEV_PORTS = {
     "weed_volume_grpc": 8025,
     "weed_filer": 8026,
     "weed_filer_grpc": 8027,
+    # From 8030 on, the tests start a Redis Cluster (tests/redis_cluster.py).
 }
 
 # A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or

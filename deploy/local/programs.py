@@ -213,8 +213,8 @@ def nginx(stack: Stack, name: str, port: int, **upstream: str) -> Program:
 
 def apns(stack: Stack) -> Program:
     """The double of Apple's push service, with a certificate and a signing key of this stack's own."""
-    make = [str(VENV / "bin/python"), str(DEPLOY / "local/keys.py"), str(stack.conf), HOST]
-    subprocess.run(make, check=True)
+    if not (stack.conf / "apns.p8").exists():
+        subprocess.run([str(VENV / "bin/python"), str(DEPLOY / "local/keys.py"), str(stack.conf), HOST], check=True)
     for file in ("apns.pem", "apns.key"):
         if SERVER_USER:
             shutil.chown(stack.conf / file, SERVER_USER)

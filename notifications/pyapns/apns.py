@@ -69,9 +69,8 @@ class Batch:
 
     until: float  # time.monotonic()
     left: int
-    refused: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # (device token, Apple's reason): never to be tried again
+    # For good: (device token, Apple's reason).
+    refused: list[tuple[str, str]] = field(default_factory=list)
     undelivered: int = 0
     error: str = ""  # the last one, of what was not delivered
     done: threading.Event = field(default_factory=threading.Event)
@@ -187,6 +186,8 @@ class Sender(threading.Thread):
 
     def put(self, notifications: Sequence[Notification]) -> None:
         """Raises Full."""
+        if self._stopped:
+            raise Full("the app was provisioned anew a moment ago")
         if len(self._waiting) + len(self._later) + len(notifications) > MOST_WAITING:
             raise Full(f"{len(self._waiting)} notifications wait already, of {MOST_WAITING}")
         self._waiting.extend(notifications)

@@ -31,6 +31,7 @@ def notify(environment: str, tokens: Sequence[str], notifications: Sequence[dict
     Raises Unavailable.
     """
     try:
+        # JSON in ASCII, for not every character may be in XML.
         refused = _service().notify(environment, list(tokens), [json.dumps(one) for one in notifications])
     except (Error, OSError, http.client.HTTPException) as error:
         _local.__dict__.clear()

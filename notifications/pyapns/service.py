@@ -12,7 +12,7 @@ A notification may also be the JSON text of one, which costs an eighth of a stru
 
 import logging
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from socketserver import ThreadingMixIn
 from threading import Lock
 from xmlrpc.client import Fault
@@ -44,7 +44,7 @@ class App:
 
     def _note_dead(self, since: float, token: str) -> None:
         with self._lock:
-            self._dead.append((datetime.utcfromtimestamp(since), token))
+            self._dead.append((datetime.fromtimestamp(since, UTC), token))
             del self._dead[:-MOST_DEAD]
 
     def take_dead(self) -> list[tuple[datetime, str]]:
