@@ -52,7 +52,7 @@ class Api:
         # The same for everybody in the demo, another one in each installation.
         self.password = "demo-" + hmac.new(secret.encode(), b"demo", hashlib.sha256).hexdigest()[:10]
 
-    def call(self, method: str, path: str, token: str = "", **form):
+    def call(self, method: str, path: str, token: str = "", /, **form):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         response = requests.request(method, f"{self.site}{path}", data=form, headers=headers, timeout=20)
         if response.status_code != 200:
