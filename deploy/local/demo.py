@@ -97,6 +97,7 @@ def main() -> None:
     if missing:
         for person in people:
             respond(api, person, chance)
+        share(api, env, next(person for person in people if person["username"] == VIEWER))
     summary = describe(api, env, next(person for person in people if person["username"] == VIEWER))
     (STACK / "summary.txt").write_text(summary)
     print(summary, end="")
@@ -128,6 +129,18 @@ def respond(api: Api, person: dict, chance: random.Random) -> None:
         api.call("POST", f"/v1/media/{media['id']}/likes", person["token"])
     for media in chance.sample(feed, min(COMMENTS_EACH, len(feed))):
         api.call("POST", f"/v1/media/{media['id']}/comments", person["token"], text=chance.choice(COMMENTS))
+
+
+def share(api: Api, env: dict[str, str], person: dict) -> None:
+    """Links accounts at the doubles of Twitter and Facebook, and shares the person's latest photo there."""
+    doubles = env["TWITTER_URL"].rpartition("/")[0]
+    for service in ("twitter", "facebook"):
+        account = {"service": service, "username": person["username"]}
+        opened = requests.get(f"{doubles}/_account", params=account, timeout=20).json()
+        del opened["id"]
+        api.call("POST", "/v1/shares/accounts", person["token"], **account, **opened)
+    media = api.call("GET", "/v1/users/self/media/recent?count=1", person["token"])["data"][0]
+    api.call("POST", f"/v1/media/{media['id']}/shares", person["token"], **{"share_to[]": ["twitter", "facebook"]})
 
 
 def wait_until_ready(api: Api, people: list[dict]) -> None:
@@ -211,6 +224,7 @@ def describe(api: Api, env: dict[str, str], viewer: dict) -> str:
   health     {site}/readyz
   photos     {env["CDN_URL"]}/…
   pushes     {STACK / "logs/nginx_apns.access.log"}   (what the double of Apple's servers got)
+  shared     {env["TWITTER_URL"].rpartition("/")[0]}/   (what the doubles of Twitter and Facebook got)
   login      {VIEWER} / {api.password}   ({len(PEOPLE)} people, {PHOTOS} photographs)
 
   Three lines to try: log in; {VIEWER}'s feed; a photo from the CDN (X-Cache: HIT from the second time on).

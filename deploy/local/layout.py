@@ -42,7 +42,8 @@ LINK = ROOT / ".local"
 LOCAL = local_dir()
 
 SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_password", "redis_password",
-           "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key")  # fmt: skip
+           "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key",
+           "twitter_key", "twitter_secret", "facebook_id", "facebook_secret")  # fmt: skip
 
 # `make up REPLICAS=1`: not remembered, so that what runs is what the last `make up` asked for.
 WITH_REPLICAS = os.environ.get("REPLICAS", "0") not in ("", "0")
@@ -139,6 +140,10 @@ class Stack:
             "APNS_KEY_FILE": str(self.conf / "apns.p8"),
             "APNS_KEY_ID": "LOCALKEY01",
             "APNS_TEAM_ID": "LOCALTEAM1",
+            "TWITTER_URL": f"http://{self.address('social')}/twitter",
+            "FACEBOOK_URL": f"http://{self.address('social')}/facebook",
+            "FACEBOOK_LOGIN_URL": f"http://{self.address('social')}/facebook",
+            **{name.upper(): self.secrets[name] for name in SECRETS if name.startswith(("twitter", "facebook"))},
             # Demo and tests sign up and log in all their people from one address, this machine's.
             "RATE_LIMITS": "sign_ups=1000000 logins=1000000 subscriptions=1000000",
             # A developer's callback may be on this machine; nothing else of ours may be one.

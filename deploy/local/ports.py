@@ -19,6 +19,7 @@ DEV_PORTS = {
     "pyapns": 8004,
     "apns": 8005,
     "apns_silence": 8006,
+    "social": 8007,
     "postgres_a": 8010,
     "postgres_b": 8011,
     "pgbouncer": 8012,

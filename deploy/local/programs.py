@@ -56,6 +56,7 @@ def programs_of(stack: Stack) -> list[Program]:
         nginx(stack, "nginx_edge", port=stack.ports["edge"], gunicorn=stack.address("gunicorn")),
         nginx(stack, "nginx_cdn", port=stack.ports["cdn"], s3=stack.address("s3")),
         apns(stack),
+        social(stack),
         *app(stack),
     ]
 
@@ -226,6 +227,13 @@ def apns(stack: Stack) -> Program:
         certificate=stack.conf / "apns.pem",
         key=stack.conf / "apns.key",
     )
+
+
+def social(stack: Stack) -> Program:
+    """The double of Twitter and Facebook."""
+    port = stack.ports["social"]
+    command = [str(VENV / "bin/python"), str(DEPLOY / "doubles/social.py"), str(port), str(stack.dir / "env")]
+    return Program("social", command, is_up=answers(port, "GET / HTTP/1.0\r\n\r\n", "HTTP/1."))
 
 
 def app(stack: Stack) -> list[Program]:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.alone
 STACK = layout.Stack("test")
 PROGRAMS = (
     *("postgres_a", "postgres_b", "pgbouncer", "redis_shardmap", "redis_feeds", "memcached_1", "memcached_2"),
-    *("gearmand", "seaweedfs", "nginx_edge", "nginx_cdn", "nginx_apns", "gunicorn", "pyapns"),
+    *("gearmand", "seaweedfs", "nginx_edge", "nginx_cdn", "nginx_apns", "social", "gunicorn", "pyapns"),
     *("worker", "relay"),
     *(REPLICAS if layout.WITH_REPLICAS else ()),
 )
