@@ -112,10 +112,15 @@ def _parameter(name: str, schema: Schema, required: bool) -> dict:
         "required": required,
         "type": _type(schema),
         "default": schema.get("default", ""),
-        "choices": ["true", "false"] if schema.get("type") == "boolean" else schema.get("enum", []),
+        "choices": ["true", "false"] if schema.get("type") == "boolean" else _choices(schema),
         "secret": "password" in name or "secret" in name,
         "description": with_code(schema.get("description", "")),
     }
+
+
+def _choices(schema: Schema) -> list[str]:
+    """The values there are; of a list, those of its items."""
+    return schema.get("items", schema).get("enum", [])
 
 
 def _answer(schema: Schema) -> str:

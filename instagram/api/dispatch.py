@@ -165,7 +165,7 @@ def _respond(
                 raise ScopeMissing(f"this needs the scope {scope!r}, which the access_token lacks")
             arguments["viewer"] = caller
             path_params = _without_self(path_params, caller)
-        call = partial(endpoint, **arguments, **_checked(endpoint, params | path_params))
+        call = partial(endpoint, **arguments, **_checked(endpoint, params | _lists(request) | path_params))
         # What an endpoint commits to a shard comes last in it, or may be done twice.
         result = following_moves(call)
         if method != "GET" and arguments:
@@ -243,6 +243,12 @@ def _params(request: HttpRequest) -> dict[str, Any]:
         if isinstance(value, str) and ("\0" in value or (not value.isascii() and SURROGATE.search(value))):
             raise InvalidParameters(f"{name!r}: has a character that is not text")
     return params
+
+
+def _lists(request: HttpRequest) -> dict[str, list[str]]:
+    """The parameters that are lists: in queries and forms their names have a [] (`share_to[]`), in JSON they do not."""
+    queries = (request.GET, request.POST)
+    return {name[:-2]: query.getlist(name) for query in queries for name in query if name.endswith("[]")}
 
 
 def _body(request: HttpRequest) -> dict[str, Any]:

@@ -142,10 +142,17 @@ def operation_of(route: Route, method: str, schemas: dict[str, Schema]) -> dict:
 
 
 def _body(properties: dict[str, Schema], required: list[str], or_json: bool) -> dict:
-    form = {name: _without_null(schema) for name, schema in properties.items()}
-    ways = {"application/x-www-form-urlencoded": form} | ({"application/json": properties} if or_json else {})
-    content = {way: {"schema": {"type": "object", "properties": ways[way], "required": required}} for way in ways}
-    return {"required": bool(required), "content": content}
+    form = {_in_form(name, schema): _without_null(schema) for name, schema in properties.items()}
+    ways = {"application/x-www-form-urlencoded": (form, [_in_form(name, properties[name]) for name in required])}
+    if or_json:
+        ways["application/json"] = (properties, required)
+    schemas = {way: {"type": "object", "properties": has, "required": needs} for way, (has, needs) in ways.items()}
+    return {"required": bool(required), "content": {way: {"schema": schema} for way, schema in schemas.items()}}
+
+
+def _in_form(name: str, schema: Schema) -> str:
+    """A parameter's name in a form, where those of lists have a []."""
+    return f"{name}[]" if _without_null(schema).get("type") == "array" else name
 
 
 def _parameter(name: str, schema: Schema, where: str, required: bool) -> dict:
