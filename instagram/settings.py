@@ -205,6 +205,15 @@ APNS_KEY_FILE = env.get("APNS_KEY_FILE", "")
 APNS_KEY_ID = env.get("APNS_KEY_ID", "")
 APNS_TEAM_ID = env.get("APNS_TEAM_ID", "")
 
+# Sharing. Our keys at other services, each of which is offered where there is a key, and where they are.
+TWITTER_KEY = env.get("TWITTER_KEY", "")
+TWITTER_SECRET = env.get("TWITTER_SECRET", "")
+TWITTER_URL = env.get("TWITTER_URL", "https://api.twitter.com")
+FACEBOOK_ID = env.get("FACEBOOK_ID", "")
+FACEBOOK_SECRET = env.get("FACEBOOK_SECRET", "")
+FACEBOOK_URL = env.get("FACEBOOK_URL", "https://graph.facebook.com")
+FACEBOOK_LOGIN_URL = env.get("FACEBOOK_LOGIN_URL", "https://www.facebook.com")
+
 # How often in an hour (instagram/api/limits.py); "name=number …" in the environment overrides.
 RATE_LIMITS = {
     "requests": 5000,  # of an access token, or of a client without one

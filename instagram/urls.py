@@ -10,6 +10,7 @@ import accounts.pages as pages
 import feeds.api as feeds
 import notifications.api as notifications
 import photos.api as photos
+import photos.linking as linking
 import photos.pages as permalinks
 from accounts.web import page, public_page
 from instagram import admin, browsers
@@ -33,6 +34,9 @@ urlpatterns = [
     page("accounts/login", limits.limited_page(pages.log_in, limits.of_login)),
     page("accounts/logout", pages.log_out),
     page("accounts/manage_access", pages.manage_access),
+    page("shares", linking.accounts),
+    page("shares/{service}/link", linking.link),
+    page("shares/{service}/callback", linking.linked),
     page("developer", reference),
     path("developer/openapi.json", openapi.serve),
     page("developer/clients", pages.clients),
@@ -70,6 +74,7 @@ urlpatterns = [
         DELETE=("likes", photos.unlike),
     ),
     route("v1/media/{media_id}/comments", GET=photos.get_comments, POST=("comments", photos.comment)),
+    route("v1/media/{media_id}/shares", GET=photos.get_shares, POST=("publish", photos.share_media)),
     route("v1/media/{media_id}/comments/{comment_id}", DELETE=("comments", photos.delete_comment)),
     route("v1/media/popular", GET=feeds.popular_media),
     route("v1/media/search", GET=photos.search_media),

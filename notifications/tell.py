@@ -25,8 +25,10 @@ from notifications.pyapns import client
 from notifications.pyapns.apns import DEAD
 from notifications.texts import text
 from photos.likes import likes_of
+from photos.networks import NETWORKS
 from photos.schemas import media_id, media_preview
 from photos.services import is_first
+from photos.sharing import linked
 from photos.visible import seen
 from shardmap import cache
 from shardmap.shards import shard_transaction
@@ -65,6 +67,12 @@ def tell(user_id: int, activity_id: int) -> None:
 def approved(follower_id: int, followee_id: int) -> None:
     """Tells who asked to follow somebody that this was granted."""
     if (devices := devices_of(follower_id)) and (push := push_of_approval(follower_id, followee_id)):
+        _send(devices, push)
+
+
+def link_broken(user_id: int, service: str) -> None:
+    """Tells a user that a service lets us into the linked account no longer."""
+    if (devices := devices_of(user_id)) and (push := push_of_broken_link(user_id, service)):
         _send(devices, push)
 
 
@@ -130,6 +138,17 @@ def push_of_first_photo(user_id: int, owner_id: int, photo_id: int) -> Push | No
         return None
     body = text("first_photo", wishes.language, people[owner_id]["username"])
     return Push(user_id, f"first_photo {photo_id}", _payload("first_photo", body, people[owner_id], photos[0]))
+
+
+def push_of_broken_link(user_id: int, service: str) -> Push | None:
+    """What to say of an account at another service, unless it was linked again, or unlinked, since."""
+    wishes, people = settings_of(user_id), known(user_id, [user_id])
+    account = next((one for one in linked(user_id) if one.service == service and one.is_broken), None)
+    if account is None or user_id not in people or is_quiet(wishes, timezone.now()):
+        return None
+    payload = _payload("link_broken", text("link_broken", wishes.language, NETWORKS[service].title), people[user_id])
+    payload["link"], payload["apns"]["collapse-id"] = "instagram://shares", f"link_broken:{service}"
+    return Push(user_id, f"link_broken {account.credentials}", payload)
 
 
 def is_quiet(wishes: PushSettings, now: datetime.datetime) -> bool:

@@ -43,6 +43,8 @@ def text(kind: str, language: str, actor: str, others: int = 0, said: str = "") 
         )
     elif kind == "approval":
         one = many = t.gettext("{actor} has accepted your request to follow.")
+    elif kind == "link_broken":  # of which the service is the actor
+        one = many = t.gettext("{actor} lets us in no longer. Link your account again to share photos there.")
     else:
         one = many = t.gettext("{actor} has posted a first photo.")
     return (many if others else one).format(actor=actor, others=others, said=_quote(said))

@@ -10,12 +10,13 @@ from accounts.schemas import ShortUser, short_user
 from accounts.services import user
 from accounts.tokens import Caller, Viewer, require_phone
 from accounts.types import Count, Cursor, Id, Timestamp, Whole
-from photos import avatars, comments, likes, places, schemas, services, sharing, storage, tags
+from photos import avatars, comments, likes, places, schemas, services, shares, sharing, storage, tags
 from photos.schemas import (
     Avatar,
     Comment,
     Location,
     Media,
+    Share,
     ShareAccount,
     Tag,
     Upload,
@@ -54,12 +55,15 @@ def publish(
     location_id: Id | None = None,
     location_name: Annotated[str, StringConstraints(max_length=100)] | None = None,
     foursquare_v2_id: Foursquare | None = None,
+    share_to: Annotated[list[Service], Field(max_length=10)] | None = None,
 ) -> Media:
     """Makes a photo of what was uploaded.
 
     Its `status` is "processing" for some seconds, and nobody else sees it meanwhile. To ask again with the same
-    `upload_id` is safe, and answers with the same photo.
+    `upload_id` is safe, and answers with the same photo. `share_to` is for the phone app alone.
     """
+    if share_to:
+        require_phone(viewer)
     photo = services.publish(
         viewer.user_id,
         upload_id,
@@ -70,6 +74,7 @@ def publish(
         location_id,
         location_name,
         foursquare_v2_id,
+        share_to or (),
     )
     return media_of(viewer.user_id, photo)
 
@@ -292,3 +297,20 @@ def unlink_share_account(viewer: Viewer, service: Service) -> None:
     """Forgets your account at another service. For the phone app alone."""
     require_phone(viewer)
     sharing.unlink(viewer.user_id, service)
+
+
+def share_media(
+    viewer: Viewer, media_id: MediaId, share_to: Annotated[list[Service], Field(min_length=1, max_length=10)]
+) -> list[Share]:
+    """Shares a photo of yours at other services, where you have linked an account; again where that failed.
+
+    Returns all shares of the photo. For the phone app alone.
+    """
+    require_phone(viewer)
+    return [schemas.share(one) for one in shares.share_later(viewer.user_id, media_id, share_to)]
+
+
+def get_shares(viewer: Viewer, media_id: MediaId) -> list[Share]:
+    """How the sharing of a photo of yours is going. For the phone app alone."""
+    require_phone(viewer)
+    return [schemas.share(one) for one in shares.shares_of(viewer.user_id, media_id)]

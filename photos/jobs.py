@@ -2,7 +2,7 @@
 
 from django.db import transaction
 
-from photos import avatars, comments, likes, places, services, sharing, storage, tags
+from photos import avatars, comments, likes, places, services, shares, sharing, storage, tags
 from photos.cached import MEDIA
 from shardmap import cache
 from shardmap.shards import shard_transaction
@@ -16,6 +16,7 @@ job("photos.rank_tag")(tags.rank)
 job("photos.place")(places.place)
 job("photos.make_avatar", queue="urgent")(avatars.make)
 job("photos.drop_avatar")(storage.delete_picture)
+job("photos.share")(shares.share)
 
 
 @job("photos.refresh", queue="urgent")
@@ -28,6 +29,7 @@ def refresh(photo_id: int) -> None:
 def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
     """Removes what a deleted photo has left; of its likes and comments, some at a time."""
     services.bury(owner_id, photo_id, upload_id)
+    sharing.bury(owner_id, photo_id)
     left = [some(owner_id, photo_id) for some in (likes.bury_some_of, comments.bury_some_of)]
     if any(left):
         with shard_transaction(owner_id):

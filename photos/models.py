@@ -2,6 +2,7 @@
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from django.db.models.functions import Now
 
 from shardmap.fields import NextId
 from shardmap.shards import sharded_table
@@ -151,9 +152,33 @@ class ShareAccount(models.Model):
     service = models.CharField(max_length=10)
     username = models.CharField(max_length=100)  # as the service has it
     credentials = models.TextField()  # encrypted: photos.sharing
+    is_broken = models.BooleanField(db_default=False)  # the service lets us in no longer
 
     class Meta:
         db_table = sharded_table("photos_shareaccount")
+
+
+class ShareStatus(models.TextChoices):
+    WAITING = "waiting"  # for the photo to be ready, for a worker, or for the end of a rate limit
+    POSTING = "posting"  # perhaps it is posted, perhaps not: photos/shares.py
+    SHARED = "shared"
+    FAILED = "failed"  # its owner reads why
+
+
+class Share(models.Model):
+    """A photo that is, or is to be, shared at another service; in the owner's shard."""
+
+    pk = models.CompositePrimaryKey("photo_id", "service")
+    photo_id = models.BigIntegerField()
+    service = models.CharField(max_length=10)
+    status = models.CharField(max_length=10, choices=ShareStatus, default=ShareStatus.WAITING)
+    held_until = models.DateTimeField(null=True)  # no other run of the job may have it before this
+    wished_at = models.DateTimeField(db_default=Now())
+    post_id = models.CharField(max_length=100, default="")  # as the service has it
+    message = models.CharField(max_length=300, default="")  # why it failed
+
+    class Meta:
+        db_table = sharded_table("photos_share")
 
 
 class Avatar(models.Model):

@@ -98,6 +98,19 @@ class ShareAccount(TypedDict):
 
     service: Literal["twitter", "facebook"]
     username: str
+    status: Annotated[
+        Literal["linked", "broken"],
+        Field(description="Broken: the service lets us in no longer, so the account has to be linked again"),
+    ]
+
+
+class Share(TypedDict):
+    """How the sharing of a photo at another service is going."""
+
+    service: Literal["twitter", "facebook"]
+    status: Literal["waiting", "posting", "shared", "failed"]
+    post_id: Annotated[str, Field(description="What the service calls it, once it is shared")]
+    message: Annotated[str, Field(description="Why it failed")]
 
 
 class Upload(TypedDict):
@@ -286,7 +299,7 @@ def _media(photo: dict, users: dict[int, ShortUser], place: dict | None) -> Medi
         "tags": list(dict.fromkeys((*tags_in(photo["caption"]), *photo["tags"]))),
         "filter": photo["filter"],
         "location": _location(photo, place),
-        "link": _link(photo["id"]),
+        "link": link_of(photo["id"]),
         "created_time": created_time(photo["id"]),
         "user_has_liked": False,
         "users_in_photo": [],
@@ -296,7 +309,7 @@ def _media(photo: dict, users: dict[int, ShortUser], place: dict | None) -> Medi
 
 def media_preview(photo: dict) -> MediaPreview:
     """What it takes to show a photo and to link to it."""
-    return {"id": media_id(photo), "link": _link(photo["id"]), "images": _images(photo["upload_id"])}
+    return {"id": media_id(photo), "link": link_of(photo["id"]), "images": _images(photo["upload_id"])}
 
 
 def comment(said: dict, users: dict[int, ShortUser]) -> Comment:
@@ -314,7 +327,12 @@ def tag(name: str, media_count: int) -> Tag:
 
 
 def share_account(account: models.ShareAccount) -> ShareAccount:
-    return {"service": account.service, "username": account.username}
+    status = "broken" if account.is_broken else "linked"
+    return {"service": account.service, "username": account.username, "status": status}
+
+
+def share(one: models.Share) -> Share:
+    return {"service": one.service, "status": one.status, "post_id": one.post_id, "message": one.message}
 
 
 def created_time(some_id: int) -> str:
@@ -322,7 +340,8 @@ def created_time(some_id: int) -> str:
     return str((milliseconds_of_id(some_id) + EPOCH_MS) // 1000)
 
 
-def _link(photo_id: int) -> str:
+def link_of(photo_id: int) -> str:
+    """A photo's permalink."""
     return f"{settings.SITE_URL}/p/{shortcode(photo_id)}/"
 
 

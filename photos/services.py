@@ -18,7 +18,7 @@ from accounts.cached import COUNTS, USERS
 from accounts.counts import add_to_counts
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.visibility import Sight, sight_of
-from photos import places, storage
+from photos import places, sharing, storage
 from photos.cached import MEDIA
 from photos.imaging import MAX_BYTES, NotAPicture, render
 from photos.models import Avatar, Photo, Status
@@ -54,11 +54,12 @@ def publish(
     location_id: int | None = None,
     location_name: str | None = None,
     foursquare_v2_id: str | None = None,
+    share_to: Iterable[str] = (),
 ) -> dict:
     """Makes a photo of an upload; returns its value of kind MEDIA. Doing it again returns the same photo.
 
-    Raises InvalidParameters when nothing, or too much, was uploaded under this ID by this owner; NotFound when there is
-    no such location.
+    Raises InvalidParameters when nothing, or too much, was uploaded under this ID by this owner, or when no account is
+    linked at a service to share it to; NotFound when there is no such location.
     """
     if (latitude is None) != (longitude is None):
         raise InvalidParameters("latitude: give both latitude and longitude, or neither")
@@ -67,6 +68,8 @@ def publish(
         if (published := _published(owner_id, upload_id)) is None:
             raise nothing_uploaded(upload_id)
         return _media(published)
+    if share_to:
+        sharing.require_linked(owner_id, share_to)
     if location_id is not None:
         there = places.get_location(location_id)
         if latitude is None:
@@ -84,6 +87,7 @@ def publish(
                 longitude=longitude,
                 location_id=location_id,
             )
+            sharing.wish(photo.id, share_to)
             enqueue("photos.process", owner_id=owner_id, photo_id=photo.id)
     except IntegrityError:
         # Published already; or at this instant, on another app server.
@@ -168,6 +172,8 @@ def _leave_processing(photo: Photo, status: Status, message: str = "") -> None:
             if "#" in photo.caption:
                 enqueue("photos.tag", owner_id=photo.owner_id, photo_id=photo.id)
             _tell_mentioned(photo, photo.caption)
+        if ended:
+            sharing.begin(photo)
 
 
 def _tell_mentioned(photo: Photo, text: str) -> None:

@@ -1,19 +1,23 @@
-"""A user's accounts at other services, to which photos can be shared.
+"""A user's accounts at other services, to which photos can be shared, and which photos are to go there.
 
 What opens those accounts is kept encrypted, with keys that are in no database (settings.CREDENTIALS_KEYS): a dump of a
-shard alone opens none.
+shard alone opens none. What is shared, and how, is in photos/shares.py.
 """
 
 import base64
 import hashlib
 import json
+from collections.abc import Iterable
 
 from cryptography.fernet import Fernet, MultiFernet
 from django.conf import settings
+from django.db.models.functions import Now
 
 from accounts.errors import InvalidParameters, NotFound
-from photos.models import ShareAccount
+from photos import networks
+from photos.models import Photo, Share, ShareAccount, ShareStatus, Status
 from shardmap.shards import on_shard
+from workers.outbox import enqueue, enqueue_many
 
 
 def link(user_id: int, service: str, username: str, token: str, secret: str | None) -> ShareAccount:
@@ -22,13 +26,14 @@ def link(user_id: int, service: str, username: str, token: str, secret: str | No
     `token` is the access token that the service gave; one of OAuth 1.0a (Twitter) has a `secret`. Raises
     InvalidParameters.
     """
+    if service not in networks.offered():
+        raise InvalidParameters(f"service: {service} is not offered here")
     if (secret is None) == (service == "twitter"):
         raise InvalidParameters("secret: Twitter's tokens have one, those of other services have none")
     credentials = _cipher().encrypt(json.dumps({"token": token, "secret": secret}).encode())
+    values = {"username": username, "credentials": credentials.decode(), "is_broken": False}
     with on_shard(user_id):
-        linked, _ = ShareAccount.objects.update_or_create(
-            user_id=user_id, service=service, defaults={"username": username, "credentials": credentials.decode()}
-        )
+        linked, _ = ShareAccount.objects.update_or_create(user_id=user_id, service=service, defaults=values)
     return linked
 
 
@@ -38,9 +43,27 @@ def linked(user_id: int) -> list[ShareAccount]:
         return list(ShareAccount.objects.filter(user_id=user_id).order_by("service"))
 
 
+def require_linked(user_id: int, services: Iterable[str]) -> None:
+    """Raises InvalidParameters for services at which the user has linked no account."""
+    if missing := set(services) - {account.service for account in linked(user_id)}:
+        raise InvalidParameters(f"share_to: you have linked no account at {', '.join(sorted(missing))}")
+
+
 def credentials_of(account: ShareAccount) -> dict[str, str | None]:
     """What opens the account: {token, secret}."""
     return json.loads(_cipher().decrypt(account.credentials.encode()))
+
+
+def note_broken(account: ShareAccount) -> None:
+    """Notes that the service no longer lets us into the account, and has the user told, once.
+
+    In a transaction on the user's shard. Does nothing when the account was linked anew meanwhile.
+    """
+    same = ShareAccount.objects.filter(
+        user_id=account.user_id, service=account.service, credentials=account.credentials, is_broken=False
+    )
+    if same.update(is_broken=True):
+        enqueue("notifications.link_broken", user_id=account.user_id, service=account.service)
 
 
 def unlink(user_id: int, service: str) -> None:
@@ -53,6 +76,30 @@ def unlink(user_id: int, service: str) -> None:
 def unlink_all(user_id: int) -> None:
     with on_shard(user_id):
         ShareAccount.objects.filter(user_id=user_id).delete()
+
+
+def wish(photo_id: int, services: Iterable[str]) -> None:
+    """Notes that a photo is to be shared, again where that failed. In a transaction on the owner's shard."""
+    failed = Share.objects.filter(photo_id=photo_id, service__in=services, status=ShareStatus.FAILED)
+    failed.update(status=ShareStatus.WAITING, message="", wished_at=Now())
+    shares = [Share(photo_id=photo_id, service=service) for service in services]
+    Share.objects.bulk_create(shares, ignore_conflicts=True)
+
+
+def begin(photo: Photo) -> None:
+    """What becomes of a photo's wishes now that it is ready, or rejected. In a transaction on the owner's shard."""
+    waiting = Share.objects.filter(photo_id=photo.id, status=ShareStatus.WAITING)
+    if photo.status == Status.READY:
+        what = {"owner_id": photo.owner_id, "photo_id": photo.id}
+        enqueue_many("photos.share", [what | {"service": share.service} for share in waiting])
+    else:
+        waiting.update(status=ShareStatus.FAILED, message="The photo was rejected.")
+
+
+def bury(owner_id: int, photo_id: int) -> None:
+    """Forgets where a deleted photo was shared."""
+    with on_shard(owner_id):
+        Share.objects.filter(photo_id=photo_id).delete()
 
 
 def _cipher() -> MultiFernet:

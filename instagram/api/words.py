@@ -84,6 +84,7 @@ MEANINGS = {
     "scope": "The scopes that are wanted, with blanks between; all if there is none",
     "secret": "What the service gave for it, with the token",
     "service": "The other service",
+    "share_to": "Where to share the photo: `twitter`, `facebook`, or both",
     "text": "The comment, up to 300 characters",
     "time_zone": "Of the quiet hours, like `Europe/Berlin`",
     "token": "An access token",

@@ -99,6 +99,9 @@ class World:
                 account = {"service": "twitter", "username": "somebody", "token": "t", "secret": "s"}
                 self.caller.post("shares/accounts", **account)
                 return account
+            case "share_media":
+                self.caller.post("shares/accounts", service="facebook", username="somebody", token="t")
+                return self.examples | {"share_to": ["facebook"], "share_to[]": ["facebook"]}
             case "list_subscriptions" | "delete_subscriptions":
                 client = Client(Browser(self.caller))
                 return {"client_id": client.id, "client_secret": client.secret, "object": "all"}

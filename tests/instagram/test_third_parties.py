@@ -21,6 +21,9 @@ CALLS = [
     ("GET", "shares/accounts", {}),
     ("POST", "shares/accounts", {"service": "facebook", "username": "x", "token": "x"}),
     ("DELETE", "shares/accounts", {"service": "facebook"}),
+    ("POST", "media", {"upload_id": "0" * 32, "share_to[]": "facebook"}),
+    ("GET", "media/1_1/shares", {}),
+    ("POST", "media/1_1/shares", {"share_to[]": "facebook"}),
 ]
 
 

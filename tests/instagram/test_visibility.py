@@ -37,6 +37,7 @@ MATRIX = {
     "v1/media/{media_id}": ("media", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
     "v1/media/shortcode/{code}": ("media", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
     "v1/media/{media_id}/likes": ("friend", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
+    "v1/media/{media_id}/shares": ("shares", "SRRRRRT", "SRRRRRT", "XNNNNNT"),
     "v1/media/{media_id}/comments": ("comment", "SSSSRRS", "SSRRRRR", "XNNNNNN"),
     "v1/media/search": ("media", "SSSS--S", "SS-----", "X------"),
     "v1/media/popular": ("media", "SSSS--S", "-------", "X------"),
@@ -104,6 +105,7 @@ class World:
         self.shown = {
             "username": self.owner.username,
             "status": "outgoing_status",
+            "shares": '"data":[]',
             "friend": self.friend.username,
             "media": self.media["id"],
             "comment": said["id"],

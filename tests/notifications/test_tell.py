@@ -247,7 +247,7 @@ def test_texts_are_in_the_users_language(two):
     assert bodies(one) == [f"{fan.username} gefällt dein Foto."]
 
 
-KINDS = ("like", "comment", "mention", "follow", "request", "approval", "first_photo")
+KINDS = ("like", "comment", "mention", "follow", "request", "approval", "first_photo", "link_broken")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -348,7 +348,7 @@ def test_the_compiled_translations_are_those_of_the_text_file():
     german = translation("push", LOCALE, ["de"])
     with (LOCALE / "de/LC_MESSAGES/push.po").open("rb") as written:
         messages = [message for message in read_po(written) if message.id]
-    assert len(messages) == 10
+    assert len(messages) == 11
     for message in messages:
         if message.pluralizable:
             assert tuple(german.ngettext(*message.id, number) for number in (1, 2)) == message.string

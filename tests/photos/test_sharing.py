@@ -1,14 +1,39 @@
+"""Accounts at other services, as they are linked by the phone and in the pages; and what dies while it shares."""
+
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
+import requests
 from django.conf import settings
 
-from photos import sharing
+from accounts.errors import InvalidParameters
+from photos import networks, sharing
 from photos.models import ShareAccount
 from shardmap.shards import on_shard
 from tests.accounts.test_oauth import Browser, Client
-from tests.support import PASSWORD, Person, Refused, settled
+from tests.photos.social import SERVICES, Account, ended, share_of, shared
+from tests.support import PASSWORD, Person, Refused, ctl, eventually, get, new_username, settled
 
 TWITTER = {"service": "twitter", "username": "bird", "token": "12-abcDEF", "secret": "s3cr3t"}
+BIRD = {"service": "twitter", "username": "bird", "status": "linked"}
 FACEBOOK = {"service": "facebook", "username": "Some Body", "token": "EAAC123"}
+
+
+def link_in_browser(browser: Browser, service: str, button: str, username: str = "") -> requests.Response:
+    """Follows the link on /shares/ to the service, and presses a button in its page; returns what we say then."""
+    back = at_service(browser, service, button, username)
+    return browser.open(back)
+
+
+def at_service(browser: Browser, service: str, button: str, username: str = "") -> str:
+    """Where the service sends the browser to, after that button."""
+    login = browser.open(f"/shares/{service}/link").headers["Location"]
+    assert login.startswith((f"{settings.TWITTER_URL}/", f"{settings.FACEBOOK_LOGIN_URL}/"))
+    form = {name: values[0] for name, values in parse_qs(urlsplit(login).query).items()} | {"username": username}
+    if button == "Deny":
+        form["deny"] = "yes"
+    sent = requests.post(login, data=form, allow_redirects=False, timeout=10)
+    return sent.headers["Location"]
 
 
 def rows(one: Person) -> list[ShareAccount]:
@@ -19,12 +44,12 @@ def rows(one: Person) -> list[ShareAccount]:
 def test_accounts_are_linked_listed_and_unlinked(person):
     one, other = person(), person()
     assert one.get("shares/accounts") == []
-    assert one.post("shares/accounts", **TWITTER) == {"service": "twitter", "username": "bird"}
+    assert one.post("shares/accounts", **TWITTER) == BIRD
     one.post("shares/accounts", **FACEBOOK)
     assert [account["service"] for account in one.get("shares/accounts")] == ["facebook", "twitter"]
     assert other.get("shares/accounts") == []
     one.call("DELETE", "shares/accounts", form={"service": "facebook"})
-    assert one.get("shares/accounts") == [{"service": "twitter", "username": "bird"}]
+    assert one.get("shares/accounts") == [BIRD]
     again = one.call("DELETE", "shares/accounts", form={"service": "facebook"})
     assert again.json()["meta"]["error_type"] == "APINotFoundError"
 
@@ -84,3 +109,102 @@ def test_they_go_with_their_user(person):
     one.call("DELETE", "accounts", form={"password": PASSWORD})
     settled(one)
     assert rows(one) == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_account_is_linked_in_a_page_and_opened_by_what_came_of_it(person, service):
+    one, name = person(), new_username()
+    browser = Browser(one)
+    title = networks.NETWORKS[service].title
+    assert f'<a href="/shares/{service}/link">Link an account</a>' in browser.open("/shares/").text
+    page = link_in_browser(browser, service, "Allow", name)
+    assert (urlsplit(page.url).path, f"<strong>{name}</strong>" in page.text) == ("/shares/", True)
+    assert one.get("shares/accounts") == [{"service": service, "username": name, "status": "linked"}]
+    _, share = shared(one, service)
+    assert share["status"] == "shared"
+    account = Account(one, service, name, linked=False)
+    account.will_answer("expired")
+    shared(one, service)
+    assert f"{title} lets us in no longer" in browser.open("/shares/").text
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_who_says_no_has_linked_nothing(person, service):
+    one = person()
+    page = link_in_browser(Browser(one), service, "Deny")
+    assert (urlsplit(page.url).path, one.get("shares/accounts")) == ("/shares/", [])
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_answer_is_for_the_browser_that_asked_and_once(person, service):
+    one, other = person(), person()
+    browser, others = Browser(one), Browser(other)
+    back = at_service(others, service, "Allow", new_username())
+    assert browser.open(back).status_code == 400
+    browser.open(f"/shares/{service}/link")
+    assert browser.open(back).status_code == 400
+    assert one.get("shares/accounts") == []
+    assert others.open(back).status_code == 200
+    assert others.open(back).status_code == 400
+    assert len(other.get("shares/accounts")) == 1
+
+
+def test_an_answer_without_what_is_needed_is_a_page(person):
+    browser = Browser(person())
+    for service, wrong in (("twitter", "oauth_token=é"), ("facebook", "state=é&code=x"), ("facebook", "")):
+        browser.open(f"/shares/{service}/link")
+        assert browser.open(f"/shares/{service}/callback?{wrong}").status_code == 400
+    for service in SERVICES:
+        back = at_service(browser, service, "Allow", new_username())
+        spoilt = back.replace("oauth_verifier=", "oauth_verifier=x").replace("code=", "code=x")
+        assert browser.open(spoilt).status_code == 400
+
+
+def test_who_is_not_logged_in_logs_in_first_and_other_services_are_no_pages():
+    for path in ("/shares/", "/shares/twitter/link"):
+        assert get(path, allow_redirects=False).headers["Location"] == "/accounts/login/?next=/shares/"
+    for path in ("link", "callback"):
+        assert Browser(Person()).open(f"/shares/myspace/{path}").status_code == 404
+
+
+def test_a_service_without_our_keys_is_not_offered(person, monkeypatch):
+    one = person()
+    monkeypatch.setattr(settings, "TWITTER_KEY", "")
+    with pytest.raises(InvalidParameters, match="service: twitter is not offered here"):
+        sharing.link(one.id, **TWITTER)
+    assert list(networks.offered()) == ["facebook"]
+
+
+def test_a_service_that_hangs_is_given_up_and_looked_at(person):
+    one = person()
+    account = Account(one, "facebook")
+    account.will_answer("hang")
+    media = one.publish(**{"share_to[]": ["facebook"]})
+    assert ended(one, media, "facebook", 40)["status"] == "shared"
+    assert len(account.posts()) == 1
+
+
+@pytest.mark.alone
+def test_a_worker_that_is_killed_after_the_post_leaves_one_post(person):
+    one = person()
+    account = Account(one, "twitter")
+    account.will_answer("hang")
+    media = one.publish(**{"share_to[]": ["twitter"]})
+    eventually(account.posts)
+    assert share_of(one, media, "twitter")["status"] == "posting"
+    ctl("kill", "worker")
+    assert ended(one, media, "twitter", 60)["status"] == "shared"
+    assert len(account.posts()) == 1
+
+
+@pytest.mark.alone
+def test_while_the_services_are_away_pages_say_so_and_photos_wait(person, stopped):
+    one = person()
+    account, browser = Account(one, "facebook"), Browser(one)
+    stopped("social")
+    assert browser.open("/shares/twitter/link").status_code == 503
+    media = one.publish(**{"share_to[]": ["facebook"]})
+    eventually(lambda: share_of(one, media, "facebook")["status"] == "posting")
+    ctl("start", "social")
+    assert ended(one, media, "facebook", 40)["status"] == "shared"
+    assert len(account.posts()) == 1

@@ -1,0 +1,201 @@
+"""Photos on their way to Twitter and Facebook: what is posted, and what each of their answers leads to."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+import requests
+from django.conf import settings
+
+from photos import networks, shares
+from photos.models import Share
+from shardmap.shards import on_shard
+from tests.notifications.test_push import got, phone
+from tests.photos.social import SERVICES, Account, ended, share_of, shared
+from tests.support import PASSWORD, Refused, eventually, jobs_of, photo_id, settled
+
+pytestmark = pytest.mark.parametrize("service", SERVICES)
+
+
+def test_caption_and_permalink_are_posted_when_the_photo_is_ready(person, service):
+    one = person()
+    account = Account(one, service)
+    media, share = shared(one, service)
+    (post,) = account.posts()
+    assert share["status"] == "shared"
+    assert share["post_id"].endswith(post["id"])
+    assert post["link"] == media["link"]
+    assert post["text"].startswith("At the sea")
+    assert requests.get(post["link"], timeout=10).status_code == 200
+
+
+def test_a_photo_is_shared_later_and_once(person, service):
+    one = person()
+    account, media = Account(one, service), one.take(caption="")
+    for _ in range(2):
+        one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
+        settled(one)
+    assert len(account.posts()) == 1
+    assert share_of(one, media, service)["status"] == "shared"
+
+
+def test_a_job_that_comes_twice_even_at_once_posts_once(person, service):
+    one = person()
+    account = Account(one, service)
+    media, _ = shared(one, service)
+    key = {"photo_id": photo_id(media["id"]), "service": service}
+    shares.share(one.id, **key)
+    other = one.take(caption="Another one")
+    with on_shard(one.id):
+        Share.objects.create(photo_id=photo_id(other["id"]), service=service)
+
+    def run(_: int) -> None:
+        with suppress(shares.Taken):
+            shares.share(one.id, photo_id(other["id"]), service)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+    assert [post["link"] for post in account.posts()] == [media["link"], other["link"]]
+
+
+def test_an_expired_link_is_marked_and_its_user_told(person, service):
+    one = person()
+    account, token = Account(one, service), phone(one)
+    account.will_answer("expired")
+    media, share = shared(one, service)
+    title = networks.NETWORKS[service].title
+    assert (share["status"], account.status()) == ("failed", "broken")
+    assert share["message"] == f"{title} lets us in no longer. Please link your account again."
+    _, again = shared(one, service)  # which does not even ask
+    assert (again["status"], account.posts()) == ("failed", [])
+    settled(one)
+    (payload,) = got(token)
+    assert payload["aps"]["alert"]["body"].startswith(f"{title} lets us in no longer.")
+    account.link()
+    assert account.status() == "linked"
+    one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
+    settled(one)
+    assert share_of(one, media, service)["status"] == "shared"
+
+
+def test_a_revoked_token_is_an_expired_one(person, service):
+    one = person()
+    account = Account(one, service, linked=False)
+    account.link(token="1-revoked")
+    _, share = shared(one, service)
+    assert (share["status"], account.status()) == ("failed", "broken")
+
+
+def test_a_duplicate_counts_as_shared(person, service):
+    one = person()
+    account = Account(one, service)
+    account.will_answer("duplicate")
+    _, share = shared(one, service)
+    assert (share["status"], share["post_id"]) == ("shared", "")
+
+
+def test_a_rate_limit_puts_it_off_until_the_service_says(person, service):
+    one = person()
+    account = Account(one, service)
+    account.will_answer("limit")
+    media = one.publish(**{"share_to[]": [service]})
+    eventually(lambda: [job for job in jobs_of(one.id) if job.job == "photos.share" and not job.attempts])
+    assert ended(one, media, service)["status"] == "shared"
+    assert len(account.posts()) == 1
+
+
+def test_what_the_service_refuses_fails_with_its_words(person, service):
+    one = person()
+    account = Account(one, service)
+    account.will_answer("refuse")
+    _, share = shared(one, service)
+    words = {"twitter": "Your account is suspended", "facebook": "Permissions error"}[service]
+    assert share["status"] == "failed"
+    assert words in share["message"]
+    assert account.status() == "linked"
+
+
+def test_an_error_of_the_service_is_tried_again(person, service):
+    one = person()
+    account = Account(one, service)
+    account.will_answer("error", "error")
+    _, share = shared(one, service)
+    assert (share["status"], len(account.posts())) == ("shared", 1)
+
+
+def test_an_answer_that_is_lost_is_no_second_post_even_with_another_caption(person, service):
+    one = person()
+    account = Account(one, service)
+    account.will_answer("lost")
+    account.will_answer("error", "error", to="find")
+    media = one.publish(caption="At the sea", **{"share_to[]": [service]})
+    eventually(account.posts)
+    one.post(f"media/{media['id']}", caption="At the lake")
+    share = ended(one, media, service)
+    (post,) = account.posts()
+    assert share["post_id"].endswith(post["id"])
+
+
+def test_a_photo_that_is_none_or_gone_is_not_shared(person, service):
+    one = person()
+    account = Account(one, service)
+    media = one.publish(b"no photo", **{"share_to[]": [service]})
+    settled(one)
+    assert share_of(one, media, service)["message"] == "The photo was rejected."
+    with pytest.raises(Refused, match="media_id: the photo was rejected"):
+        one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
+    gone = one.take()
+    one.delete(f"media/{gone['id']}")
+    with pytest.raises(Refused, match="there is no media"):
+        one.post(f"media/{gone['id']}/shares", **{"share_to[]": [service]})
+    assert account.posts() == []
+
+
+def test_what_was_shared_is_forgotten_with_the_photo_and_the_user(person, service):
+    one = person()
+    account = Account(one, service)
+    media, _ = shared(one, service)
+    other, _ = shared(one, service)
+    one.delete(f"media/{media['id']}")
+    settled(one)
+
+    def rows() -> list[int]:
+        both = [photo_id(media["id"]), photo_id(other["id"])]
+        with on_shard(one.id):
+            return list(Share.objects.filter(photo_id__in=both).values_list("photo_id", flat=True))
+
+    assert rows() == [photo_id(other["id"])]
+    one.call("DELETE", "accounts", form={"password": PASSWORD})
+    settled(one)
+    assert (rows(), len(account.posts())) == ([], 2)
+
+
+def test_only_its_owner_shares_a_photo_and_reads_how_that_went(person, service):
+    one, other = person(), person()
+    Account(other, service)
+    media = one.take()
+    for method in ("GET", "POST"):
+        answer = other.call(method, f"media/{media['id']}/shares", form={"share_to[]": [service]})
+        assert answer.json()["meta"]["error_message"] == "only its owner may share a photo"
+
+
+def test_a_service_that_is_not_linked_is_named(person, service):
+    one = person()
+    media, upload_id = one.take(), one.upload(b"x")
+    calls = {f"media/{media['id']}/shares": {}, "media": {"upload_id": upload_id}}
+    for path, form in calls.items():
+        with pytest.raises(Refused, match=f"share_to: you have linked no account at {service}"):
+            one.post(path, **form, **{"share_to[]": [service]})
+    with pytest.raises(Refused, match="share_to: Input should be 'twitter' or 'facebook'"):
+        one.post(f"media/{media['id']}/shares", **{"share_to[]": [service, "myspace"]})
+    assert one.get(f"media/{media['id']}/shares") == []
+
+
+def test_it_is_a_list_in_json_too(person, service):
+    one = person()
+    Account(one, service)
+    media = one.take()
+    url = f"{settings.SITE_URL}/v1/media/{media['id']}/shares"
+    headers = {"Authorization": f"Bearer {one.token}"}
+    answer = requests.post(url, json={"share_to": [service, service]}, headers=headers, timeout=10).json()
+    assert [share["service"] for share in answer["data"]] == [service]
