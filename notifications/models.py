@@ -122,3 +122,14 @@ class PushSettings(models.Model):
 
     class Meta:
         db_table = sharded_table("notifications_pushsettings")
+
+
+class FriendTold(models.Model):
+    """That a user was told of a friend who joined, in the user's shard: once is enough, however often they link."""
+
+    pk = models.CompositePrimaryKey("user_id", "friend_id")
+    user_id = models.BigIntegerField()
+    friend_id = models.BigIntegerField()
+
+    class Meta:
+        db_table = sharded_table("notifications_friendtold")

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from accounts.errors import InvalidParameters
-from notifications.models import Device, PushSettings
+from notifications.models import Device, FriendTold, PushSettings
 from shardmap.shards import on_shard, shard_transaction
 
 MOST_DEVICES = 20  # of a user; phones that were erased or sold leave theirs behind
@@ -58,3 +58,4 @@ def erase(user_id: int) -> None:
     Device.objects.filter(user_id=user_id).delete()
     with on_shard(user_id):
         PushSettings.objects.filter(user_id=user_id).delete()
+        FriendTold.objects.filter(user_id=user_id).delete()

@@ -19,7 +19,7 @@ from accounts.schemas import short_user
 from accounts.visibility import known
 from feeds import activity
 from notifications import coalescing
-from notifications.models import Audience, Device, Environment, PushSettings
+from notifications.models import Audience, Device, Environment, FriendTold, PushSettings
 from notifications.push import devices_of, remove, settings_of
 from notifications.pyapns import client
 from notifications.pyapns.apns import DEAD
@@ -31,7 +31,7 @@ from photos.services import is_first
 from photos.sharing import linked
 from photos.visible import seen
 from shardmap import cache
-from shardmap.shards import shard_transaction
+from shardmap.shards import on_shard, shard_transaction
 from workers.outbox import enqueue_many
 
 CHUNK = 2000  # followers of whom one job looks who has a phone
@@ -47,6 +47,7 @@ WISHES = {
     "request": "follow_requests",
     "approval": "follow_requests",
     "first_photo": "first_photos",
+    "friend_joined": "friends_joined",
 }
 
 
@@ -68,6 +69,14 @@ def approved(follower_id: int, followee_id: int) -> None:
     """Tells who asked to follow somebody that this was granted."""
     if (devices := devices_of(follower_id)) and (push := push_of_approval(follower_id, followee_id)):
         _send(devices, push)
+
+
+def friend_joined(user_id: int, friend_id: int, service: str) -> None:
+    """Tells a user, once, that a friend at another service is here."""
+    if (devices := devices_of(user_id)) and (push := push_of_friend(user_id, friend_id, service)):
+        _send(devices, push)
+        with on_shard(user_id):
+            FriendTold.objects.get_or_create(user_id=user_id, friend_id=friend_id)
 
 
 def link_broken(user_id: int, service: str) -> None:
@@ -138,6 +147,20 @@ def push_of_first_photo(user_id: int, owner_id: int, photo_id: int) -> Push | No
         return None
     body = text("first_photo", wishes.language, people[owner_id]["username"])
     return Push(user_id, f"first_photo {photo_id}", _payload("first_photo", body, people[owner_id], photos[0]))
+
+
+def push_of_friend(user_id: int, friend_id: int, service: str) -> Push | None:
+    """What to say of a friend who has linked an account, unless the two know each other here, or were told."""
+    wishes, people = settings_of(user_id), known(user_id, [friend_id])
+    if friend_id not in people or not _is_wanted(wishes, "friend_joined", friend_id):
+        return None
+    with on_shard(user_id):
+        is_told = FriendTold.objects.filter(user_id=user_id, friend_id=friend_id).exists()
+    is_linked = service in [account.service for account in linked(friend_id)]
+    if is_told or not is_linked or (graph.follows(user_id, friend_id)[0] and graph.follows(friend_id, user_id)[0]):
+        return None
+    body = text("friend_joined", wishes.language, people[friend_id]["username"], said=NETWORKS[service].title)
+    return Push(user_id, f"friend_joined {friend_id}", _payload("friend_joined", body, people[friend_id]))
 
 
 def push_of_broken_link(user_id: int, service: str) -> Push | None:

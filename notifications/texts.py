@@ -43,6 +43,8 @@ def text(kind: str, language: str, actor: str, others: int = 0, said: str = "") 
         )
     elif kind == "approval":
         one = many = t.gettext("{actor} has accepted your request to follow.")
+    elif kind == "friend_joined":  # who is known from the service that `said` names
+        one = many = t.gettext("Your {said} friend {actor} is here now.")
     elif kind == "link_broken":  # of which the service is the actor
         one = many = t.gettext("{actor} lets us in no longer. Link your account again to share photos there.")
     else:

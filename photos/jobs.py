@@ -2,7 +2,7 @@
 
 from django.db import transaction
 
-from photos import avatars, comments, likes, places, services, shares, sharing, storage, tags
+from photos import avatars, comments, friends, likes, places, services, shares, sharing, storage, tags
 from photos.cached import MEDIA
 from shardmap import cache
 from shardmap.shards import shard_transaction
@@ -17,6 +17,8 @@ job("photos.place")(places.place)
 job("photos.make_avatar", queue="urgent")(avatars.make)
 job("photos.drop_avatar")(storage.delete_picture)
 job("photos.share")(shares.share)
+job("photos.link_changed")(friends.link_changed)
+job("photos.find_friends")(friends.find_friends)
 
 
 @job("photos.refresh", queue="urgent")

@@ -158,6 +158,20 @@ class ShareAccount(models.Model):
         db_table = sharded_table("photos_shareaccount")
 
 
+class Identity(models.Model):
+    """Who a user is at another service, in the directory, so that friends find each other whatever their shards."""
+
+    user_id = models.BigIntegerField()
+    service = models.CharField(max_length=10)
+    account_id = models.CharField(max_length=50)  # as the service has it
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user_id", "service"], name="identity_once_a_service"),
+            models.UniqueConstraint(fields=["service", "account_id"], name="identity_of_one_user"),
+        ]
+
+
 class ShareStatus(models.TextChoices):
     WAITING = "waiting"  # for the photo to be ready, for a worker, or for the end of a rate limit
     POSTING = "posting"  # perhaps it is posted, perhaps not: photos/shares.py

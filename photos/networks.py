@@ -22,6 +22,8 @@ LONGEST_WAIT = 24 * 3600
 LONGEST_TWEET = 140
 LOOKED_THROUGH = 200  # of the latest posts; more than anybody posts between two tries
 
+FRIENDS_A_PAGE = 5000
+
 
 class Refused(Exception):
     """The service does not want this, and will not later; the message is for the user."""
@@ -76,6 +78,15 @@ class Network(Protocol):
     def find(self, credentials: dict, link: str) -> str | None:
         """The ID of the user's latest post with this link. Raises Refused, LinkBroken, Busy, Away."""
 
+    def me(self, credentials: dict) -> str:
+        """The ID that the account has at the service. Raises as `find`."""
+
+    def friends(self, credentials: dict, cursor: str) -> tuple[list[str], str]:
+        """The IDs of a page of those who have the user among their friends, and the next page's cursor, "" if none.
+
+        The first page's cursor is "". Raises as `find`.
+        """
+
 
 class Twitter:
     """OAuth 1.0a and the API 1.1."""
@@ -115,6 +126,15 @@ class Twitter:
             if any(url["expanded_url"] == link for url in tweet["entities"]["urls"]):
                 return tweet["id_str"]
         return None
+
+    def me(self, credentials: dict) -> str:
+        return self._ask("GET", "account/verify_credentials", credentials, {})["id_str"]
+
+    def friends(self, credentials: dict, cursor: str) -> tuple[list[str], str]:
+        # Followers: whoever the user follows may be anybody, and has not asked to hear of the user.
+        params = {"cursor": cursor or "-1", "count": FRIENDS_A_PAGE, "stringify_ids": "true"}
+        page = self._ask("GET", "followers/ids", credentials, params)
+        return page["ids"], page["next_cursor_str"].removeprefix("0")
 
     def _ask(self, method: str, path: str, credentials: dict, params: dict):
         auth = OAuth1(settings.TWITTER_KEY, settings.TWITTER_SECRET, credentials["token"], credentials["secret"])
@@ -179,6 +199,15 @@ class Facebook:
     def find(self, credentials: dict, link: str) -> str | None:
         feed = self._ask("GET", "me/feed", credentials, {"fields": "id,link", "limit": LOOKED_THROUGH})["data"]
         return next((post["id"] for post in feed if post.get("link") == link), None)
+
+    def me(self, credentials: dict) -> str:
+        return self._ask("GET", "me", credentials, {"fields": "id"})["id"]
+
+    def friends(self, credentials: dict, cursor: str) -> tuple[list[str], str]:
+        params = {"fields": "id", "limit": FRIENDS_A_PAGE} | ({"after": cursor} if cursor else {})
+        page = self._ask("GET", "me/friends", credentials, params)
+        paging = page.get("paging", {})
+        return [friend["id"] for friend in page["data"]], paging["cursors"]["after"] if "next" in paging else ""
 
     def _ask(self, method: str, path: str, credentials: dict, params: dict):
         where = {"data" if method == "POST" else "params": params}

@@ -15,8 +15,8 @@ from django.db.models.functions import Now
 
 from accounts.errors import InvalidParameters, NotFound
 from photos import networks
-from photos.models import Photo, Share, ShareAccount, ShareStatus, Status
-from shardmap.shards import on_shard
+from photos.models import Identity, Photo, Share, ShareAccount, ShareStatus, Status
+from shardmap.shards import on_shard, shard_transaction
 from workers.outbox import enqueue, enqueue_many
 
 
@@ -32,8 +32,9 @@ def link(user_id: int, service: str, username: str, token: str, secret: str | No
         raise InvalidParameters("secret: Twitter's tokens have one, those of other services have none")
     credentials = _cipher().encrypt(json.dumps({"token": token, "secret": secret}).encode())
     values = {"username": username, "credentials": credentials.decode(), "is_broken": False}
-    with on_shard(user_id):
+    with shard_transaction(user_id):
         linked, _ = ShareAccount.objects.update_or_create(user_id=user_id, service=service, defaults=values)
+        enqueue("photos.link_changed", user_id=user_id, service=service)
     return linked
 
 
@@ -68,14 +69,16 @@ def note_broken(account: ShareAccount) -> None:
 
 def unlink(user_id: int, service: str) -> None:
     """Forgets a user's account at a service. Raises NotFound."""
-    with on_shard(user_id):
+    with shard_transaction(user_id):
         if not ShareAccount.objects.filter(user_id=user_id, service=service).delete()[0]:
             raise NotFound(f"you have linked no account at {service}")
+        enqueue("photos.link_changed", user_id=user_id, service=service)
 
 
 def unlink_all(user_id: int) -> None:
     with on_shard(user_id):
         ShareAccount.objects.filter(user_id=user_id).delete()
+    Identity.objects.filter(user_id=user_id).delete()
 
 
 def wish(photo_id: int, services: Iterable[str]) -> None:

@@ -46,9 +46,12 @@ URLS = Map(
         Rule("/twitter/oauth/access_token", endpoint="access_token", methods=["POST"]),
         Rule("/twitter/1.1/statuses/update.json", endpoint="tweet", methods=["POST"]),
         Rule("/twitter/1.1/statuses/user_timeline.json", endpoint="timeline", methods=["GET"]),
+        Rule("/twitter/1.1/account/verify_credentials.json", endpoint="verify", methods=["GET"]),
+        Rule("/twitter/1.1/followers/ids.json", endpoint="followers", methods=["GET"]),
         Rule("/facebook/dialog/oauth", endpoint="facebook_login", methods=["GET", "POST"]),
         Rule("/facebook/oauth/access_token", endpoint="exchange", methods=["POST"]),
         Rule("/facebook/me", endpoint="me", methods=["GET"]),
+        Rule("/facebook/me/friends", endpoint="my_friends", methods=["GET"]),
         Rule("/facebook/me/feed", endpoint="feed", methods=["GET", "POST"]),
     ]
 )
@@ -149,12 +152,13 @@ class Double:
         return _json([post for post in self.posts if (post["service"], post["username"]) == who])
 
     def told(self, request: Request) -> Response:
-        """{service, username, to: "post" or "find", answers: […]}: how to answer the next such requests."""
+        """{service, username, to, answers}: how to answer the next requests to "post", "find", "me" or "friends"."""
         said = request.get_json()
         self.answers[said["service"], said["username"], said["to"]].extend(said["answers"])
         return _json({})
 
     def befriend(self, request: Request) -> Response:
+        """{service, username, friends: [username…]}; at Twitter, those who follow."""
         said = request.get_json()
         self.friends[said["service"], said["username"]] = said["friends"]
         return _json({})
@@ -199,6 +203,16 @@ class Double:
     def timeline(self, request: Request) -> Response:
         found = self._found("twitter", self._twitter_user(request))
         return _json([self._tweet(post) for post in found[: int(request.args["count"])]])
+
+    def verify(self, request: Request) -> Response:
+        username = self._twitter_user(request)
+        self._do_as_told("twitter", username, "me")
+        return _json({"id_str": _id_of(username), "screen_name": username})
+
+    def followers(self, request: Request) -> Response:
+        username, start = self._twitter_user(request), max(0, int(request.args["cursor"]))
+        ids, following = self._friends_from("twitter", username, start)
+        return _json({"ids": ids, "next_cursor_str": str(following)})
 
     def _tweet(self, post: dict) -> dict:
         short = f"https://t.co/{post['id'][-10:]}"
@@ -251,7 +265,14 @@ class Double:
 
     def me(self, request: Request) -> Response:
         username = self._facebook_user(request)
+        self._do_as_told("facebook", username, "me")
         return _json({"id": _id_of(username), "name": username})
+
+    def my_friends(self, request: Request) -> Response:
+        username, start = self._facebook_user(request), int(request.args.get("after", 0))
+        ids, following = self._friends_from("facebook", username, start)
+        paging = {"cursors": {"after": str(following)}, "next": request.base_url} if following else {}
+        return _json({"data": [{"id": number} for number in ids], "paging": paging})
 
     def feed(self, request: Request) -> Response:
         username = self._facebook_user(request)
@@ -284,7 +305,7 @@ class Double:
         if told not in ("", "lost", "hang"):
             raise Refusal(told)
         with self.lock:
-            latest = self._found(service, username)[:1]
+            latest = self._of(service, username)[:1]
             if latest and (latest[0]["text"], latest[0]["link"]) == (text, link):
                 raise Refusal("duplicate")
             post = {"service": service, "username": username, "text": text, "link": link}
@@ -297,9 +318,22 @@ class Double:
         return post
 
     def _found(self, service: str, username: str) -> list[dict]:
-        if told := self._told(service, username, "find"):
-            raise Refusal(told)
+        self._do_as_told(service, username, "find")
+        return self._of(service, username)
+
+    def _of(self, service: str, username: str) -> list[dict]:
+        """What an account has posted, the latest first."""
         return [post for post in reversed(self.posts) if (post["service"], post["username"]) == (service, username)]
+
+    def _friends_from(self, service: str, username: str, start: int) -> tuple[list[str], int]:
+        """A page of IDs, and where the next one begins, 0 if there is none."""
+        self._do_as_told(service, username, "friends")
+        friends, end = self.friends[service, username], start + PAGE
+        return [_id_of(friend) for friend in friends[start:end]], end if end < len(friends) else 0
+
+    def _do_as_told(self, *who: str) -> None:
+        if told := self._told(*who):
+            raise Refusal(told)
 
     def _told(self, *who: str) -> str:
         return self.answers[who].popleft() if self.answers[who] else ""

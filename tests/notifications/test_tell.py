@@ -247,7 +247,7 @@ def test_texts_are_in_the_users_language(two):
     assert bodies(one) == [f"{fan.username} gefällt dein Foto."]
 
 
-KINDS = ("like", "comment", "mention", "follow", "request", "approval", "first_photo", "link_broken")
+KINDS = ("like", "comment", "mention", "follow", "request", "approval", "first_photo", "friend_joined", "link_broken")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -257,7 +257,7 @@ def test_each_text_is_translated_and_has_what_it_needs(kind, others):
     assert english != german
     for each in (english, german):
         assert "ann" in each
-        assert ("oh" in each) == (kind in ("comment", "mention"))
+        assert ("oh" in each) == (kind in ("comment", "mention", "friend_joined"))
         assert "{" not in each
     if kind in ("like", "follow", "request"):
         assert (str(others) in english, str(others) in german) == (others > 0, others > 0)
@@ -348,7 +348,7 @@ def test_the_compiled_translations_are_those_of_the_text_file():
     german = translation("push", LOCALE, ["de"])
     with (LOCALE / "de/LC_MESSAGES/push.po").open("rb") as written:
         messages = [message for message in read_po(written) if message.id]
-    assert len(messages) == 11
+    assert len(messages) == 12
     for message in messages:
         if message.pluralizable:
             assert tuple(german.ngettext(*message.id, number) for number in (1, 2)) == message.string

@@ -19,10 +19,21 @@ class Account:
         if linked:
             self.link()
 
-    def link(self, **changes: str) -> None:
+    def link(self, **changes: str) -> dict:
+        """Links it as the phone does, and waits until it is known whose account that is."""
         opened = _double("GET", "_account", params=self._who())
         self.id = opened.pop("id")
-        self.person.post("shares/accounts", **self._who(), **opened | changes)
+        answer = self.person.post("shares/accounts", **self._who(), **opened | changes)
+        settled(self.person)
+        return answer
+
+    def unlink(self) -> None:
+        self.person.call("DELETE", "shares/accounts", form={"service": self.service})
+        settled(self.person)
+
+    def has_friends(self, *friends: "Account") -> None:
+        """Who has this account among its friends at the service."""
+        _double("POST", "_friends", json=self._who() | {"friends": [friend.username for friend in friends]})
 
     def posts(self) -> list[dict]:
         """What was posted: {id, text, link}, the oldest first."""

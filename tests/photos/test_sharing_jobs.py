@@ -80,10 +80,11 @@ def test_an_expired_link_is_marked_and_its_user_told(person, service):
 
 def test_a_revoked_token_is_an_expired_one(person, service):
     one = person()
-    account = Account(one, service, linked=False)
-    account.link(token="1-revoked")
+    account, token = Account(one, service, linked=False), phone(one)
+    account.link(token="1-revoked")  # which is looked at once
     _, share = shared(one, service)
     assert (share["status"], account.status()) == ("failed", "broken")
+    assert len(got(token)) == 1
 
 
 def test_a_duplicate_counts_as_shared(person, service):
@@ -129,11 +130,11 @@ def test_an_answer_that_is_lost_is_no_second_post_even_with_another_caption(pers
     account.will_answer("lost")
     account.will_answer("error", "error", to="find")
     media = one.publish(caption="At the sea", **{"share_to[]": [service]})
-    eventually(account.posts)
+    (posted,) = eventually(account.posts)
     one.post(f"media/{media['id']}", caption="At the lake")
     share = ended(one, media, service)
-    (post,) = account.posts()
-    assert share["post_id"].endswith(post["id"])
+    assert share["post_id"].endswith(posted["id"])
+    assert account.posts() == [posted]
 
 
 def test_a_photo_that_is_none_or_gone_is_not_shared(person, service):
