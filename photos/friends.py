@@ -60,7 +60,7 @@ def _identify(user_id: int, service: str, credentials: str | None) -> None:
     account = ShareAccount(user_id=user_id, service=service, credentials=credentials)
     try:
         account_id = networks.NETWORKS[service].me(sharing.credentials_of(account)) if credentials else None
-    except networks.Refused as error:
+    except (networks.Refused, networks.WrongSignature) as error:  # the latter, of a new link, is the link's fault
         _note(account, error)
         account_id = None
     with transaction.atomic():
@@ -78,7 +78,7 @@ def _account(user_id: int, service: str) -> ShareAccount | None:
         return ShareAccount.objects.filter(user_id=user_id, service=service).first()
 
 
-def _note(account: ShareAccount, error: networks.Refused) -> None:
-    if isinstance(error, networks.LinkBroken):
+def _note(account: ShareAccount, error: Exception) -> None:
+    if isinstance(error, networks.LinkBroken | networks.WrongSignature):
         with shard_transaction(account.user_id):
             sharing.note_broken(account)

@@ -52,6 +52,10 @@ class Away(Exception):
     """No answer, or one that says nothing: what was asked for may have been done, or not."""
 
 
+class WrongSignature(Away):
+    """Twitter's word for our keys, this machine's clock, or a secret that is not the token's: one user's, or all."""
+
+
 class Account(NamedTuple):
     """An account at a service, and what opens it."""
 
@@ -151,8 +155,8 @@ class Twitter:
                 raise Duplicate
             case (429, _) | (_, 88 | 185):
                 raise _busy(response)
-            case 401, _:  # not the user's token but our keys, or this machine's clock
-                raise Away(f"Twitter does not know us: {error}")
+            case 401, _:
+                raise WrongSignature(f"Twitter does not know us: {error}")
         raise Refused(f"Twitter says: {error.get('message') or response.status_code}")
 
     def _tokens(self, path: str, **signed: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from django.conf import settings
+from requests_oauthlib import OAuth1
 
 from accounts.errors import InvalidParameters
 from photos import networks, sharing
@@ -174,6 +175,33 @@ def test_a_service_without_our_keys_is_not_offered(person, monkeypatch):
     with pytest.raises(InvalidParameters, match="service: twitter is not offered here"):
         sharing.link(one.id, **TWITTER)
     assert list(networks.offered()) == ["facebook"]
+
+
+def test_a_secret_that_is_not_the_token_s_breaks_the_link(person):
+    one = person()
+    account = Account(one, "twitter", linked=False)
+    account.link(secret="wrong")
+    assert account.status() == "broken"
+
+
+def test_the_double_checks_signatures_and_takes_each_once():
+    """Else the other tests would say little."""
+    url = f"{settings.TWITTER_URL}/oauth/request_token"
+    codes = []
+    for secret in (settings.TWITTER_SECRET, "wrong"):
+        auth = OAuth1(settings.TWITTER_KEY, secret, callback_uri=settings.SITE_URL)
+        signed = requests.Request("POST", url, auth=auth).prepare()
+        codes += [requests.Session().send(signed, timeout=10).status_code for _ in range(2)]
+    assert codes == [200, 401, 401, 401]
+
+
+def test_without_a_word_of_when_a_rate_limit_ends_it_is_a_quarter_of_an_hour_and_never_days():
+    response = requests.Response()
+    assert networks._busy(response).seconds == 900
+    response.headers["Retry-After"] = "999999"
+    assert networks._busy(response).seconds == 24 * 3600
+    response.headers["Retry-After"] = "0"
+    assert networks._busy(response).seconds == 1
 
 
 def test_a_service_that_hangs_is_given_up_and_looked_at(person):

@@ -1,18 +1,20 @@
 """Photos on their way to Twitter and Facebook: what is posted, and what each of their answers leads to."""
 
+import datetime
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 import requests
 from django.conf import settings
+from django.utils import timezone
 
 from photos import networks, shares
 from photos.models import Share
 from shardmap.shards import on_shard
 from tests.notifications.test_push import got, phone
 from tests.photos.social import SERVICES, Account, ended, share_of, shared
-from tests.support import PASSWORD, Refused, eventually, jobs_of, photo_id, settled
+from tests.support import PASSWORD, Person, Refused, eventually, photo_id, settled
 
 pytestmark = pytest.mark.parametrize("service", SERVICES)
 
@@ -95,14 +97,47 @@ def test_a_duplicate_counts_as_shared(person, service):
     assert (share["status"], share["post_id"]) == ("shared", "")
 
 
+def row_of(one: Person, media: dict, service: str, **fields) -> Share | None:
+    with on_shard(one.id):
+        return Share.objects.filter(photo_id=photo_id(media["id"]), service=service, **fields).first()
+
+
 def test_a_rate_limit_puts_it_off_until_the_service_says(person, service):
     one = person()
     account = Account(one, service)
     account.will_answer("limit")
     media = one.publish(**{"share_to[]": [service]})
-    eventually(lambda: [job for job in jobs_of(one.id) if job.job == "photos.share" and not job.attempts])
+    put_off = eventually(lambda: row_of(one, media, service, status="waiting", held_until__gt=timezone.now()))
+    assert account.posts() == []
+    assert put_off.held_until < timezone.now() + datetime.timedelta(seconds=3)
     assert ended(one, media, service)["status"] == "shared"
+    assert timezone.now() > put_off.held_until
     assert len(account.posts()) == 1
+
+
+def test_a_rate_limit_that_does_not_end_for_a_day_is_the_end(person, service):
+    one = person()
+    account, media = Account(one, service), one.take()
+    account.will_answer("limit")
+    with on_shard(one.id):
+        yesterday = timezone.now() - datetime.timedelta(days=1)
+        Share.objects.create(photo_id=photo_id(media["id"]), service=service, wished_at=yesterday)
+    shares.share(one.id, photo_id(media["id"]), service)
+    assert share_of(one, media, service)["message"] == "The service took nothing from us for a day."
+    assert account.posts() == []
+
+
+def test_a_long_caption_fits(person, service):
+    one = person()
+    account = Account(one, service)
+    media = one.publish(caption="word " * 400, **{"share_to[]": [service]})
+    settled(one)
+    (post,) = account.posts()
+    if service == "twitter":
+        assert len(post["text"]) == 140
+        assert post["text"].endswith(f"… {media['link']}")
+    else:
+        assert post["text"].strip() == ("word " * 400).strip()
 
 
 def test_what_the_service_refuses_fails_with_its_words(person, service):
