@@ -29,6 +29,7 @@ from shardmap import cache
 from shardmap.batches import delete_all
 from shardmap.ids import MAX_ID, first_id_at
 from shardmap.redis_client import Unavailable, ask_all, redis_client
+from shardmap.rows import insert_if_absent
 from shardmap.shards import current_database, on_shard, shard_transaction
 from workers.mirror import mirror
 from workers.outbox import enqueue
@@ -43,10 +44,15 @@ MOST_UNREAD = 99
 ACTORS_SHOWN = 4  # of a group
 TAGS = 64  # copies are spread over so many hash tags, so over as many nodes of a Redis Cluster
 FIELDS = ("id", "kind", "actor_id", "photo_id", "owner_id", "comment_id")
-INSERT = """
-    INSERT INTO "logical"."feeds_activity" (recipient_id, kind, actor_id, photo_id, owner_id, comment_id)
-    VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING id
+ONE = f"""
+    SELECT {", ".join(FIELDS)}, (
+        SELECT count(*) FROM (
+            SELECT FROM "logical"."feeds_activity"
+            WHERE recipient_id = one.recipient_id AND id > %s LIMIT {MOST_UNREAD}
+        ) AS unread
+    ) FROM "logical"."feeds_activity" AS one WHERE id = %s AND recipient_id = %s
 """
+NO_PHOTO = {"photo_id": 0, "owner_id": 0, "comment_id": 0}
 IN_EDGES = {Kind.FOLLOW: "follows", Kind.REQUEST: "requested"}
 
 
@@ -66,15 +72,10 @@ class Group(NamedTuple):
     actors: list[int]
 
 
-def liked(user_id: int, owner_id: int, photo_id: int) -> None:
-    """Tells a photo's owner of a like, or takes that back, as a job."""
-    if user_id == owner_id:
-        return
-
-    def write(is_liked: bool) -> None:
+def set_like(user_id: int, owner_id: int, photo_id: int, is_liked: bool) -> None:
+    """Tells a photo's owner of a like, or takes that back."""
+    if user_id != owner_id:
         _set(owner_id, is_liked, kind=Kind.LIKE, actor_id=user_id, photo_id=photo_id, owner_id=owner_id)
-
-    mirror(lambda: likes.is_liked(user_id, photo_id, owner_id), write)
 
 
 def said(user_id: int, owner_id: int, photo_id: int, comment_id: int, text: str) -> None:
@@ -138,21 +139,20 @@ def read(user_id: int, below: int, count: int) -> tuple[list[dict], int | None]:
 
 
 def happened(user_id: int, activity_id: int) -> dict | None:
-    """One row as `read` would show it, as a group of its own; None unless what it tells is still true, and shown."""
-    with on_shard(user_id):
-        found = Activity.objects.filter(id=activity_id, recipient_id=user_id).values_list(*FIELDS).first()
-    row = found and Row(*found)
+    """One row as `read` would show it, as a group of its own; None unless what it tells is still true, and shown.
+
+    Along with what is `unread`: how many rows have come since the user read the activity last, MOST_UNREAD at most.
+    Raises redis_client.Unavailable.
+    """
+    read_at = int(_redis().get(_read_key(user_id)) or first_id_at(time.time() - UNREAD_SECONDS))
+    with on_shard(user_id), connections[current_database()].cursor() as cursor:
+        cursor.execute(ONE, [read_at, activity_id, user_id])
+        *found, unread = cursor.fetchone() or [None]
+    row = Row(*found) if found else None
     if row is None or not _holds(user_id, row):
         return None
     shown = _shown(user_id, [Group(row, [row.actor_id])])
-    return shown[0] if shown else None
-
-
-def unread(user_id: int) -> int:
-    """What has come since the user read the activity last, MOST_UNREAD at most. Raises redis_client.Unavailable."""
-    read_at = int(_redis().get(_read_key(user_id)) or first_id_at(time.time() - UNREAD_SECONDS))
-    with on_shard(user_id):
-        return Activity.objects.filter(recipient_id=user_id, id__gt=read_at)[:MOST_UNREAD].count()
+    return shown[0] | {"unread": unread} if shown else None
 
 
 def _holds(user_id: int, row: Row) -> bool:
@@ -205,18 +205,9 @@ def _set(recipient_id: int, holds: bool, **what) -> None:
     with shard_transaction(recipient_id):
         if not holds:
             Activity.objects.filter(recipient_id=recipient_id, **what).delete()
-        elif activity_id := _insert(recipient_id, **what):
+        elif activity_id := insert_if_absent(Activity, returning="id", recipient_id=recipient_id, **(NO_PHOTO | what)):
             enqueue("notifications.tell", user_id=recipient_id, activity_id=activity_id)
     _forget_copy(recipient_id)
-
-
-def _insert(
-    recipient_id: int, *, kind: Kind, actor_id: int, photo_id: int = 0, owner_id: int = 0, comment_id: int = 0
-) -> int | None:
-    """The new row's ID; None if the row was there. (Django's bulk_create does not say which.)"""
-    with connections[current_database()].cursor() as cursor:
-        cursor.execute(INSERT, [recipient_id, kind, actor_id, photo_id, owner_id, comment_id])
-        return next((row[0] for row in cursor.fetchall()), None)
 
 
 def _from_shard(user_id: int, below: int) -> list[Row]:

@@ -1,6 +1,8 @@
 """What keeps the feeds up to date."""
 
 from feeds import activity, home, popular, services
+from photos import likes
+from workers.mirror import mirror
 from workers.registry import job
 
 job("feeds.fan_out", queue="urgent")(services.fan_out)
@@ -18,8 +20,13 @@ def remove_photo(owner_id: int, photo_id: int) -> None:
 
 @job("feeds.liked")
 def liked(user_id: int, owner_id: int, photo_id: int) -> None:
-    popular.rank(owner_id, photo_id)
-    activity.liked(user_id, owner_id, photo_id)
+    """Brings the popular page and the owner's activity up to what the photo's shard says."""
+
+    def write(state: likes.State) -> None:
+        popular.put(owner_id, photo_id, state.likes)
+        activity.set_like(user_id, owner_id, photo_id, state.is_liked)
+
+    mirror(lambda: likes.state_of(user_id, photo_id, owner_id), write)
 
 
 @job("feeds.follow_changed", queue="urgent")

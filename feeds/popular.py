@@ -27,20 +27,21 @@ SECONDS_FOR_TEN_TIMES = 45_000
 
 def rank(owner_id: int, photo_id: int) -> None:
     """Puts a photo whose likes have changed at its place, or takes it off, as a job."""
+    mirror(lambda: likes_of(owner_id, photo_id), lambda likes: put(owner_id, photo_id, likes))
+
+
+def put(owner_id: int, photo_id: int, likes: int) -> None:
+    """Puts a photo where so many likes belong. Raises redis_client.Unavailable."""
     owner = users([owner_id]).get(owner_id)
     redis = redis_client(settings.REDIS_FEEDS_URL)
     entry = f"{photo_id}_{owner_id}"
-
-    def write(likes: int) -> None:
-        if not likes or owner is None or owner["is_private"]:
-            redis.zrem(KEY, entry)
-            return
-        with redis.pipeline(transaction=True) as pipeline:
-            pipeline.zadd(KEY, {entry: score(photo_id, likes)})
-            pipeline.zremrangebyrank(KEY, 0, -KEPT - 1)
-            pipeline.execute()
-
-    mirror(lambda: likes_of(owner_id, photo_id), write)
+    if not likes or owner is None or owner["is_private"]:
+        redis.zrem(KEY, entry)
+        return
+    with redis.pipeline(transaction=True) as pipeline:
+        pipeline.zadd(KEY, {entry: score(photo_id, likes)})
+        pipeline.zremrangebyrank(KEY, 0, -KEPT - 1)
+        pipeline.execute()
 
 
 def score(photo_id: int, likes: int) -> float:

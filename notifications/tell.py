@@ -125,7 +125,7 @@ def push_of_activity(user_id: int, activity_id: int) -> Push | None:
     said = comment["text"] if comment else photo["caption"] if photo else ""
     body = text(group["kind"], wishes.language, actor["username"], others, said)
     payload = _payload(group["kind"], body, actor, photo, comment)
-    payload["aps"]["badge"] = activity.unread(user_id)
+    payload["aps"]["badge"] = group["unread"]
     return Push(user_id, f"activity {activity_id}", payload)
 
 

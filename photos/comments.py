@@ -1,6 +1,6 @@
 """Comments, in the photo's shard."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from django.conf import settings
@@ -9,14 +9,13 @@ from django.db.models import F
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.paging import full_page
 from accounts.visibility import known
-from photos.cached import MEDIA
 from photos.models import Comment, Photo, Status
 from photos.services import get
-from shardmap import cache, replicas
+from shardmap import replicas
 from shardmap.ids import MAX_ID, shard_of_id
 from shardmap.scatter import scatter
 from shardmap.shards import on_shard, shard_transaction
-from workers.outbox import enqueue, enqueue_many
+from workers.outbox import enqueue, enqueue_in_case, enqueue_many
 
 LONGEST_COMMENT = 300
 COMMENTS_A_JOB = 100  # of a deleted user: a second or two of work
@@ -37,8 +36,8 @@ def comment(user_id: int, ref: Ref, text: str) -> dict:
         if not Photo.objects.filter(id=photo["id"], status=Status.READY).update(comments=F("comments") + 1):
             raise NotFound(f"there is no media {photo['id']}")
         added = Comment.objects.create(photo_id=photo["id"], user_id=user_id, text=text)
-        _changed(photo, added)
-    cache.refresh(MEDIA, photo["id"])
+        refresh_now = _changed(photo, added)
+    refresh_now()
     return {"id": added.id, "user_id": user_id, "text": text}
 
 
@@ -83,20 +82,23 @@ def bury_some_of(owner_id: int, photo_id: int) -> bool:
 
 def _remove(photo: dict, said: Comment) -> None:
     with shard_transaction(photo["owner_id"]):
-        if Comment.objects.filter(id=said.id).delete()[0]:
-            Photo.objects.filter(id=photo["id"]).update(comments=F("comments") - 1)
-            _changed(photo, said)
-    cache.refresh(MEDIA, photo["id"])
+        if not Comment.objects.filter(id=said.id).delete()[0]:
+            return
+        Photo.objects.filter(id=photo["id"]).update(comments=F("comments") - 1)
+        refresh_now = _changed(photo, said)
+    refresh_now()
 
 
-def _changed(photo: dict, said: Comment) -> None:
-    """What a comment's coming or going brings about; the owner's own may have tags."""
+def _changed(photo: dict, said: Comment) -> Callable[[], None]:
+    """What a comment's coming or going brings about, but for what is returned: that is to be called after the commit.
+
+    The owner's own may have tags.
+    """
     if said.user_id == photo["owner_id"] and "#" in said.text:
         enqueue("photos.tag", owner_id=photo["owner_id"], photo_id=photo["id"])
-    else:
-        enqueue("photos.refresh", photo_id=photo["id"])
     said_where = {"owner_id": photo["owner_id"], "photo_id": photo["id"], "comment_id": said.id}
     enqueue("feeds.said", user_id=said.user_id, text=said.text, **said_where)
+    return enqueue_in_case("photos.refresh", photo_id=photo["id"])
 
 
 def text_of(owner_id: int, photo_id: int, comment_id: int) -> str | None:

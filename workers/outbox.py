@@ -19,17 +19,21 @@ A job that keeps failing, or keeps killing its worker, is parked after MAX_ATTEM
 """
 
 import datetime
+import json
 import logging
 import random
+from collections.abc import Callable
 from functools import partial
 
 from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from shardmap import redis_client
 from shardmap.shards import current_database, current_shard_or_none
 from workers import gearman
 from workers.models import OutboxJob
+from workers.registry import all_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +61,34 @@ def enqueue_many(job: str, args_of_each: list[dict]) -> None:
     if not args_of_each:
         return
     database = _database_of_change(job)
-    rows = OutboxJob.objects.using(database).bulk_create(
-        [OutboxJob(job=job, args=args, due_at=Now() + GRACE) for args in args_of_each]
-    )
-    jobs = [(row.id, job) for row in rows]
+    jobs = [(row_id, job) for row_id in _insert(database, job, args_of_each, GRACE)]
     # Robust: the change is committed, whatever happens now.
     transaction.on_commit(partial(_submit_or_leave_to_relay, database, jobs), using=database, robust=True)
 
 
 def enqueue_in(delay: datetime.timedelta, job: str, **args) -> None:
     """`enqueue` for a job that is done after a delay, when the relay submits it."""
-    OutboxJob.objects.using(_database_of_change(job)).create(job=job, args=args, due_at=Now() + delay)
+    _insert(_database_of_change(job), job, [args], delay)
+
+
+def enqueue_in_case(job: str, **args) -> Callable[[], None]:
+    """`enqueue` for a job that the request does itself: after the commit it calls what is returned here.
+
+    Should it die before, or find Redis away, the relay submits the job after GRACE. Of other errors it is told; then,
+    too, the job is still to be done.
+    """
+    database = _database_of_change(job)
+    (row_id,) = _insert(database, job, [args], GRACE)
+
+    def do_now() -> None:
+        try:
+            all_jobs()[job](**args)
+        except redis_client.Unavailable as error:
+            logger.warning("%s %s is left to the relay: %s", job, args, error)
+        else:
+            _delete(database, row_id)
+
+    return do_now
 
 
 def _database_of_change(job: str) -> str:
@@ -75,6 +96,25 @@ def _database_of_change(job: str) -> str:
     if not connections[database].in_atomic_block:
         raise RuntimeError(f"enqueue({job!r}) outside of a transaction: the job could be lost, or run for nothing")
     return database
+
+
+# Neither this nor DELETE is the ORM's, which would take longer over it than Postgres, and each write has a job or two.
+INSERT = """
+    INSERT INTO workers_outbox (job, args, due_at, attempts, last_error)
+    SELECT %s, args, statement_timestamp() + %s, 0, '' FROM jsonb_array_elements(%s) AS args RETURNING id
+"""
+DELETE = "DELETE FROM workers_outbox WHERE id = %s"
+
+
+def _insert(database: str, job: str, args_of_each: list[dict], delay: datetime.timedelta) -> list[int]:
+    with connections[database].cursor() as cursor:
+        cursor.execute(INSERT, [job, delay, json.dumps(args_of_each)])
+        return [row_id for (row_id,) in cursor.fetchall()]
+
+
+def _delete(database: str, row_id: int) -> None:
+    with connections[database].cursor() as cursor:
+        cursor.execute(DELETE, [row_id])
 
 
 def _submit_or_leave_to_relay(database: str, jobs: list[tuple[int, str]]) -> None:
@@ -123,7 +163,7 @@ def claim(database: str, row_id: int) -> OutboxJob | None:
 
 
 def succeeded(row: OutboxJob) -> None:
-    _stored(row).delete()
+    _delete(row._state.db, row.id)
 
 
 def failed(row: OutboxJob, error: str) -> None:

@@ -14,6 +14,7 @@ enqueues it (periodic.py).
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 from django.utils.module_loading import autodiscover_modules
@@ -47,8 +48,13 @@ def job(name: str, *, queue: str = "default", every: timedelta | None = None) ->
 
 def all_jobs() -> dict[str, Callable[..., None]]:
     """Job name → function, of all installed apps."""
-    autodiscover_modules("jobs")
+    _discover()
     return _jobs
+
+
+@cache
+def _discover() -> None:
+    autodiscover_modules("jobs")
 
 
 def names_in(queues: Iterable[str]) -> list[str]:

@@ -414,7 +414,7 @@ def test_popular_and_the_copy_of_the_activity_run_there_too(pair, redis):
     photo, owner = entry_of(media)
     popular.rank(owner, photo)
     assert media["id"] in [media_id(found) for found in popular.popular(None, 500)]
-    activity.liked(fan.id, owner, photo)
+    activity.set_like(fan.id, owner, photo, True)
     for _ in range(2):
         groups, _ = activity.read(one.id, MAX_ID, 10)
         assert fan.id in [actor["id"] for group in groups for actor in group["actors"]]

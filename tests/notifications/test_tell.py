@@ -8,7 +8,6 @@ from gettext import translation
 import pytest
 from babel.messages.pofile import read_po
 
-from feeds import activity
 from feeds.models import Activity, Kind
 from notifications import coalescing, tell
 from notifications.models import PushSettings
@@ -226,13 +225,15 @@ def test_the_badge_counts_what_is_new_since_the_activity_was_read(two):
     assert pushed(one)[-1]["aps"]["badge"] == 0
 
 
-def test_without_a_word_of_when_that_was_the_badge_has_what_came_within_a_day():
-    one, days = Person(), 24 * 3600
+def test_without_a_word_of_when_that_was_the_badge_has_what_came_within_a_day(two):
+    (one, fan), days = two, 24 * 3600
     with on_shard(one.id):
         for number, age in enumerate((0, days - 60, days + 60, 30 * days)):
             when = first_id_at(time.time() - age)
             Activity.objects.create(id=when, recipient_id=one.id, kind=Kind.FOLLOW, actor_id=number)
-    assert activity.unread(one.id) == 2
+    like(fan, one.take())
+    settled(one, fan)
+    assert [payload["aps"]["badge"] for payload in pushed(one)] == [2 + 1]
 
 
 # The texts.
