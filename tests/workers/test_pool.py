@@ -84,8 +84,8 @@ def test_a_killed_process_is_replaced_and_its_job_comes_again(run):
 
 def test_the_processes_die_with_their_parent(run):
     pool = run.pool("--processes", "3")
+    eventually(lambda: len(pool.children()) == 3)
     children = pool.children()
-    assert len(children) == 3
     pool.process.kill()
     eventually(lambda: not any(lives(pid) for pid in children), 5)
 
