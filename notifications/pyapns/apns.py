@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import certifi
 import orjson
@@ -94,26 +95,25 @@ class Notification:
     tries: int = 0
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):
     """What one device or many are told: a payload's JSON, and what goes into headers instead."""
 
     payload: bytes
-    headers: tuple[str, ...]
-    has_id: bool
+    headers: tuple[str, ...] = (f"apns-push-type: {PUSH_TYPE}",)
+    has_id: bool = False
 
     @classmethod
-    def of(cls, given: dict | str) -> "Content":
-        """From what a caller of `notify` gave: a payload as APNs has it, or its JSON text.
+    def of(cls, payload: dict) -> "Content":
+        """From what a caller of `notify` gave: a payload as APNs has it.
 
         Its key "apns", if there is one, has what Apple wants in headers: "id", "collapse-id", "expiration", "priority",
         "push-type". Raises ValueError for what cannot be a notification.
         """
-        payload = orjson.loads(given) if isinstance(given, str) else given
         if not isinstance(payload, dict) or not isinstance(payload.get("aps"), dict):
             raise ValueError('a notification is a payload as APNs has it: {"aps": {…}, …}')
-        given = dict(payload.get("apns", {}))
-        headers = {"push-type": PUSH_TYPE} | {name: str(value) for name, value in given.items()}
+        if "apns" not in payload:
+            return cls(fitted(payload))
+        headers = {"push-type": PUSH_TYPE} | {name: str(value) for name, value in dict(payload["apns"]).items()}
         if unknown := headers.keys() - HEADERS:
             raise ValueError(f'"apns" has {sorted(unknown)}, which are no headers of APNs')
         if not all(value.isprintable() and value.isascii() for value in headers.values()):

@@ -32,7 +32,7 @@ def notify(environment: str, tokens: Sequence[str], notifications: Sequence[dict
     """
     try:
         # JSON in ASCII, for not every character may be in XML.
-        refused = _service().notify(environment, list(tokens), [json.dumps(one) for one in notifications])
+        refused = _service().notify(environment, list(tokens), json.dumps(list(notifications)))
     except (Error, OSError, http.client.HTTPException) as error:
         _local.__dict__.clear()
         raise Unavailable(f"{settings.PYAPNS_URL}: {error}") from error

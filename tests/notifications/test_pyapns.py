@@ -56,12 +56,19 @@ def test_a_notification_is_delivered_with_the_headers_that_apple_asks_for(servic
 
 def test_each_of_many_tokens_gets_its_notification(service, app):
     phones = [token() for _ in range(3)]
-    texts = ["one", json.dumps({"aps": {"alert": "as JSON"}}), "three"]
-    contents = [text if text.startswith("{") else {"aps": {"alert": text}} for text in texts]
+    contents = [{"aps": {"alert": text}} for text in ("one", "two", "three")]
     assert service.notify(app, phones, contents) == []
     assert service.notify(app, phones[:2], HELLO) == []
     alerts = [[json.loads(got["payload"])["aps"]["alert"] for got in apns_requests(phone)] for phone in phones]
-    assert alerts == [["one", HELLO["aps"]["alert"]], ["as JSON", HELLO["aps"]["alert"]], ["three"]]
+    assert alerts == [["one", HELLO["aps"]["alert"]], ["two", HELLO["aps"]["alert"]], ["three"]]
+
+
+def test_their_json_text_is_as_good(service, app):
+    phones = [token() for _ in range(2)]
+    assert service.notify(app, phones, json.dumps([{"aps": {"alert": "one"}}, {"aps": {"alert": "two"}}])) == []
+    assert service.notify(app, phones[0], json.dumps(HELLO)) == []
+    alerts = [[json.loads(got["payload"])["aps"]["alert"] for got in apns_requests(phone)] for phone in phones]
+    assert alerts == [["one", HELLO["aps"]["alert"]], ["two"]]
 
 
 def test_the_provider_token_is_signed_with_the_key_and_used_again(service, app):
@@ -161,6 +168,8 @@ def test_a_long_alert_is_shortened_to_what_apns_takes(service, app):
         (None, {"alert": "no aps"}, "a payload as APNs has it"),
         (None, "not JSON", "notification: "),
         (None, [HELLO, HELLO], "2 for 1 tokens"),
+        (None, json.dumps([HELLO, HELLO]), "2 for 1 tokens"),
+        (None, "[1]", "a payload as APNs has it"),
         ("../../4/secret", HELLO, "is no device token"),
         (None, HELLO | {"apns": {"authorization": "mine"}}, "no headers of APNs"),
         (None, HELLO | {"apns": {"id": "1\r\napns-topic: other"}}, "cannot be in a header"),
