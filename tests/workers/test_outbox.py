@@ -1,9 +1,12 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
+import redis
 from django.core.management import call_command
 from django.db import transaction
 from django.db.models.functions import Now
@@ -68,6 +71,8 @@ def test_enqueue_outside_of_a_transaction_is_refused(job):
         outbox.enqueue_in(timedelta(seconds=1), job.name)
     with pytest.raises(RuntimeError, match="transaction"):
         outbox.enqueue(job.name)
+    with pytest.raises(RuntimeError, match="transaction"):
+        outbox.enqueue_in_case(job.name)
 
 
 def test_a_job_that_is_put_off_is_left_alone_until_it_is_due(job):
@@ -79,6 +84,40 @@ def test_a_job_that_is_put_off_is_left_alone_until_it_is_due(job):
     assert OutboxJob.objects.using("default").get(id=row.id).due_at == row.due_at
     run(row)
     assert job.runs == [{"number": 1}]
+
+
+def put_in_case(job) -> Callable[[], None]:
+    with shard_transaction(USER):
+        return outbox.enqueue_in_case(job.name, number=1)
+
+
+def test_a_job_that_the_request_does_itself_leaves_no_row(job):
+    do_now = put_in_case(job)
+    assert row_of(job)
+    assert not job.runs
+    do_now()
+    assert row_of(job) is None
+    assert job.runs == [{"number": 1}]
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError("Redis is away"), ValueError("what the caller should know")])
+def test_what_the_request_could_not_do_is_left_to_the_relay(job, error):
+    do_now, job.error = put_in_case(job), error
+    with pytest.raises(ValueError) if isinstance(error, ValueError) else nullcontext():
+        do_now()
+    row = row_of(job)
+    assert timedelta(seconds=4) < row.due_at - row.created_at < timedelta(seconds=6)
+    job.error = None
+    run(row)
+    assert row_of(job) is None
+    assert job.runs == [{"number": 1}] * 2
+
+
+def test_what_a_rolled_back_change_wanted_is_no_job_either(job):
+    with shard_transaction(USER):
+        outbox.enqueue_in_case(job.name)
+        transaction.set_rollback(True, using=database_of(current_shard()))
+    assert row_of(job) is None
 
 
 def test_a_job_is_written_to_the_database_of_its_change(job):
