@@ -84,19 +84,20 @@ def unlink_all(user_id: int) -> None:
 def wish(photo_id: int, services: Iterable[str]) -> None:
     """Notes that a photo is to be shared, again where that failed. In a transaction on the owner's shard."""
     failed = Share.objects.filter(photo_id=photo_id, service__in=services, status=ShareStatus.FAILED)
-    failed.update(status=ShareStatus.WAITING, message="", wished_at=Now())
+    # Perhaps it was posted all the same, before that which failed.
+    failed.update(status=ShareStatus.POSTING, message="", wished_at=Now())
     shares = [Share(photo_id=photo_id, service=service) for service in services]
     Share.objects.bulk_create(shares, ignore_conflicts=True)
 
 
 def begin(photo: Photo) -> None:
     """What becomes of a photo's wishes now that it is ready, or rejected. In a transaction on the owner's shard."""
-    waiting = Share.objects.filter(photo_id=photo.id, status=ShareStatus.WAITING)
+    wished = Share.objects.filter(photo_id=photo.id, status__in=(ShareStatus.WAITING, ShareStatus.POSTING))
     if photo.status == Status.READY:
         what = {"owner_id": photo.owner_id, "photo_id": photo.id}
-        enqueue_many("photos.share", [what | {"service": share.service} for share in waiting])
+        enqueue_many("photos.share", [what | {"service": share.service} for share in wished])
     else:
-        waiting.update(status=ShareStatus.FAILED, message="The photo was rejected.")
+        wished.update(status=ShareStatus.FAILED, message="The photo was rejected.")
 
 
 def bury(owner_id: int, photo_id: int) -> None:

@@ -3,7 +3,7 @@
 OVERVIEW = {
     "Paths": "Each path also answers with a slash at its end, and with `.json`. Where a GET is, a HEAD is too. A GET "
     "with `callback` is answered by a call of that function in JavaScript (JSONP). A POST or a DELETE takes a form "
-    "or a JSON object, and what is no secret also in the query.",
+    "or a JSON object, and what is no secret also in the query. A list is `name[]=…&name[]=…` there, an array in JSON.",
     "Answers": 'An answer is `{"meta": {"code": 200}, "data": …}`, an error `{"meta": {"code", "error_type", '
     '"error_message"}}` with the same HTTP status. IDs and times (in seconds since 1970) are strings. New fields may '
     "come at any time: pass over those that you do not know.",

@@ -172,6 +172,19 @@ def test_an_answer_that_is_lost_is_no_second_post_even_with_another_caption(pers
     assert account.posts() == [posted]
 
 
+def test_what_was_posted_before_it_failed_is_found_when_it_is_shared_again(person, service):
+    one = person()
+    account = Account(one, service)
+    account.will_answer("lost")
+    account.will_answer("expired", to="find")
+    media, share = shared(one, service)
+    assert (share["status"], len(account.posts())) == ("failed", 1)
+    account.link()
+    one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
+    settled(one)
+    assert (share_of(one, media, service)["status"], len(account.posts())) == ("shared", 1)
+
+
 def test_a_photo_that_is_none_or_gone_is_not_shared(person, service):
     one = person()
     account = Account(one, service)
