@@ -98,7 +98,7 @@ def _database_of_change(job: str) -> str:
     return database
 
 
-# Neither this nor DELETE is the ORM's, which would take longer over it than Postgres, and each write has a job or two.
+# This, DELETE and CLAIM are not the ORM's, which takes longer over them than Postgres: each write has a job or two.
 INSERT = """
     INSERT INTO workers_outbox (job, args, due_at, attempts, last_error)
     SELECT %s, args, statement_timestamp() + %s, 0, '' FROM jsonb_array_elements(%s) AS args RETURNING id
@@ -148,17 +148,24 @@ CLAIM = """
     UPDATE workers_outbox SET attempts = attempts + 1, started_at = statement_timestamp(),
         held_until = statement_timestamp() + %(lease)s, due_at = statement_timestamp() + %(lease)s
     WHERE id = %(id)s AND parked_at IS NULL AND held_until <= statement_timestamp()
-    RETURNING *
+    RETURNING id, job, args, attempts, last_error
 """
 
 
 def claim(database: str, row_id: int) -> OutboxJob | None:
     """Takes a job for a worker; None when there is nothing to do: it is done, parked, or another worker has it."""
-    for row in OutboxJob.objects.using(database).raw(CLAIM, {"lease": LEASE, "id": row_id}):
-        if row.attempts <= MAX_ATTEMPTS:
-            return row
-        # It never came back to say why: it takes its worker with it.
-        _park(row, row.last_error or "the worker died at it, each time")
+    with connections[database].cursor() as cursor:
+        cursor.execute(CLAIM, {"lease": LEASE, "id": row_id})
+        claimed = cursor.fetchone()
+    if claimed is None:
+        return None
+    row_id, job, args, attempts, last_error = claimed
+    row = OutboxJob(id=row_id, job=job, args=json.loads(args), attempts=attempts, last_error=last_error)
+    row._state.db = database
+    if row.attempts <= MAX_ATTEMPTS:
+        return row
+    # It never came back to say why: it takes its worker with it.
+    _park(row, row.last_error or "the worker died at it, each time")
     return None
 
 
