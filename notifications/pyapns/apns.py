@@ -1,7 +1,7 @@
 """Many notifications at a time over few connections to APNs.
 
-libcurl (CurlMulti) sends each as a stream of one of CONNECTIONS long-lived HTTP/2 connections. One thread a provisioned
-app does all of that; others hand it a `Batch` and wait until each notification of it has its answer.
+libcurl (CurlMulti) sends each as a stream of a long-lived HTTP/2 connection. One thread a connection does all of that;
+others hand it a `Batch` and wait until each notification of it has its answer.
 
 What Apple's answers mean is in "Handling notification responses from APNs". What is worth another try (a lost
 connection, 429, 5xx, an expired provider token) is sent once more after a backoff, with the same `apns-id`, until the
@@ -26,20 +26,17 @@ from typing import NamedTuple
 import certifi
 import orjson
 import pycurl
-from jwcrypto import jwk, jwt
-from jwcrypto.common import JWException
+
+from notifications.pyapns.authorization import Authorization, Credentials
 
 logger = logging.getLogger(__name__)
 
-CONNECTIONS = 2
-STREAMS = 500  # at a time, of both; Apple allows 1000 a connection, once it knows us
+STREAMS = 250  # of a connection at a time; Apple allows 1000, once it knows us
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 10
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
 MOST_BYTES = 4096  # of a payload
-JWT_SECONDS = 40 * 60  # Apple takes a token for an hour, and no newer one within 20 minutes
-NEW_JWT_SECONDS = 10  # how soon another may follow, if Apple says that it has expired (our clock is wrong)
-MOST_WAITING = 20_000  # notifications of an app
+MOST_WAITING = 20_000  # notifications of a connection
 
 # The reasons for which a device token is of no use any more, or never was.
 DEAD = ("Unregistered", "ExpiredToken", "BadDeviceToken", "DeviceTokenNotForTopic")
@@ -50,17 +47,6 @@ HEADERS = {"id", "collapse-id", "expiration", "priority", "push-type"}
 
 class Full(Exception):
     """More notifications wait than there is room for."""
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """How an app shows APNs who it is: by a certificate with its key (PEM), or by a signing key (.p8) with its IDs."""
-
-    topic: str  # the app's bundle ID
-    certificate: str = ""
-    key: str = ""
-    key_id: str = ""
-    team_id: str = ""
 
 
 @dataclass
@@ -162,15 +148,22 @@ def fitted(payload: dict) -> bytes:
 
 
 class Sender(threading.Thread):
-    """Sends one app's notifications to one of Apple's environments until `stop`.
+    """A connection to one of Apple's environments, on which an app's notifications are sent until `stop`.
 
-    Raises ValueError when the credentials' key is none.
+    `on_dead` is called with when a device token was found dead (Unix time), and the token.
     """
 
-    def __init__(self, url: str, credentials: Credentials, ca_file: str, on_dead: Callable[[float, str], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        authorization: Authorization,
+        ca_file: str,
+        on_dead: Callable[[float, str], None],
+    ) -> None:
         super().__init__(name=f"apns {credentials.topic}", daemon=True)
-        self._url, self._credentials, self._ca_file = url, credentials, ca_file
-        self._on_dead = on_dead  # called with when a device token was found dead (Unix time), and the token
+        self._url, self._credentials, self._authorization, self._ca_file = url, credentials, authorization, ca_file
+        self._on_dead = on_dead
         self._waiting: deque[Notification] = deque()
         self._later: list[tuple[float, int, Notification]] = []  # a heap, by time.monotonic()
         self._numbers = itertools.count()
@@ -180,21 +173,21 @@ class Sender(threading.Thread):
         self._woken.setblocking(False)
         self._wake.setblocking(False)
         self._stopped = False
-        self._headers: tuple[str, ...] = (f"apns-topic: {credentials.topic}",)  # of every notification
-        self._jwt_since, self._jwt_until = 0.0, 0.0
-        if credentials.key:
-            self._renew_jwt()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, CONNECTIONS)
+        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, 1)
         self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, 1000)
+
+    def backlog(self) -> int:
+        """How many notifications wait for their answer."""
+        return len(self._waiting) + len(self._later) + len(self._in_flight)
 
     def put(self, notifications: Sequence[Notification]) -> None:
         """Raises Full."""
         if self._stopped:
             raise Full("the app was provisioned anew a moment ago")
-        if len(self._waiting) + len(self._later) + len(notifications) > MOST_WAITING:
-            raise Full(f"{len(self._waiting)} notifications wait already, of {MOST_WAITING}")
+        if self.backlog() + len(notifications) > MOST_WAITING:
+            raise Full(f"{self.backlog()} notifications wait already, of {MOST_WAITING}")
         self._waiting.extend(notifications)
         self._notify()
 
@@ -235,8 +228,7 @@ class Sender(threading.Thread):
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             self._waiting.appendleft(heapq.heappop(self._later)[2])
-        if self._waiting and self._credentials.key and now > self._jwt_until:
-            self._renew_jwt()
+        headers = self._authorization.headers()
         while self._waiting and len(self._in_flight) < STREAMS:
             one = self._waiting.popleft()
             if now > one.batch.until:
@@ -244,7 +236,7 @@ class Sender(threading.Thread):
                 continue
             curl = self._idle.pop() if self._idle else self._new_handle()
             curl.setopt(pycurl.URL, f"{self._url}/3/device/{one.token}")
-            curl.setopt(pycurl.HTTPHEADER, self._headers + one.headers)
+            curl.setopt(pycurl.HTTPHEADER, headers + one.headers)
             curl.setopt(pycurl.POSTFIELDS, one.payload)
             curl.setopt(pycurl.TIMEOUT_MS, 1 + int(1000 * min(ANSWER_SECONDS, one.batch.until - now)))
             self._in_flight[curl] = one
@@ -293,8 +285,7 @@ class Sender(threading.Thread):
         if status in TRIED_AGAIN:
             self._again(one, f"{status} {reason}")
         elif reason == "ExpiredProviderToken":
-            # All that were on their way are told so: one new token is enough, and more than Apple takes.
-            self._jwt_until = min(self._jwt_until, self._jwt_since + NEW_JWT_SECONDS)
+            self._authorization.has_expired()
             self._again(one, f"{status} {reason}")
         elif status == 403:  # it is us whom Apple does not know: no fault of the notification
             logger.error("APNs refuses %s: %s %s", self._credentials.topic, status, reason)
@@ -319,19 +310,6 @@ class Sender(threading.Thread):
             one.batch.ended(error=error)
         else:
             heapq.heappush(self._later, (at, next(self._numbers), one))
-
-    def _renew_jwt(self) -> None:
-        token = jwt.JWT(
-            header={"alg": "ES256", "kid": self._credentials.key_id},
-            claims={"iss": self._credentials.team_id, "iat": int(time.time())},
-        )
-        try:
-            token.make_signed_token(jwk.JWK.from_pem(self._credentials.key.encode()))
-        except (JWException, TypeError, ValueError) as error:
-            raise ValueError(f"key: {error}") from None
-        self._headers = (f"apns-topic: {self._credentials.topic}", f"authorization: bearer {token.serialize()}")
-        self._jwt_since = time.monotonic()
-        self._jwt_until = self._jwt_since + JWT_SECONDS
 
 
 def _read(body: bytes) -> dict:

@@ -21,10 +21,12 @@ from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 import orjson
 from django.conf import settings
 
-from notifications.pyapns.apns import Batch, Content, Credentials, Full, Sender
+from notifications.pyapns.apns import Batch, Content, Full, Notification, Sender
+from notifications.pyapns.authorization import Authorization, Credentials
 
 logger = logging.getLogger(__name__)
 
+CONNECTIONS = 2  # of an app, each with a thread: most of its time goes into libcurl, which needs no GIL
 MOST_BYTES = 16 * 1024 * 1024  # of a call
 MOST_DEAD = 100_000  # device tokens kept for `feedback`
 IDLE_SECONDS = 300  # after which a caller's connection is closed
@@ -33,15 +35,30 @@ INVALID, UNKNOWN, INTERNAL, UNAVAILABLE = 400, 404, 500, 503
 
 
 class App:
-    """A provisioned app: its sender, and the device tokens that APNs said were dead."""
+    """A provisioned app: its connections, and the device tokens that APNs said were dead.
+
+    Raises ValueError when the credentials' key is none.
+    """
 
     def __init__(self, credentials: Credentials, environment: str, timeout: int) -> None:
         self.made_of = credentials, environment, timeout
         self.timeout = timeout
         self._dead: list[tuple[datetime, str]] = []
         self._lock = Lock()
-        self.sender = Sender(settings.APNS_URLS[environment], credentials, settings.APNS_CA_FILE, self._note_dead)
-        self.sender.start()
+        url, authorization = settings.APNS_URLS[environment], Authorization(credentials)
+        self._senders = [
+            Sender(url, credentials, authorization, settings.APNS_CA_FILE, self._note_dead) for _ in range(CONNECTIONS)
+        ]
+        for sender in self._senders:
+            sender.start()
+
+    def put(self, notifications: list[Notification]) -> None:
+        """Raises Full."""
+        min(self._senders, key=Sender.backlog).put(notifications)
+
+    def stop(self) -> None:
+        for sender in self._senders:
+            sender.stop()
 
     def _note_dead(self, since: float, token: str) -> None:
         with self._lock:
@@ -80,7 +97,7 @@ class Service:
                 except ValueError as error:
                     raise Fault(INVALID, f"credentials: {error}") from None
                 if before:
-                    before.sender.stop()
+                    before.stop()
         return True
 
     def notify(self, app_id: str, tokens: str | list[str], notifications: dict | str | list) -> list[list[str]]:
@@ -103,7 +120,7 @@ class Service:
         except (ValueError, TypeError, AttributeError) as error:
             raise Fault(INVALID, f"notification: {error}") from None
         try:
-            app.sender.put(made)
+            app.put(made)
         except Full as error:
             raise Fault(UNAVAILABLE, f"the queue is full: {error}; try again later") from None
         # The sender keeps the time; some more for what is on its way then.
