@@ -230,6 +230,9 @@ RATE_LIMITS = {
     "logins_of_user": 30,  # attempts to log in with one username
 } | {name: int(most) for name, most in (pair.split("=") for pair in env.get("RATE_LIMITS", "").split())}
 
+# Where errors are sent; "" is nowhere.
+SENTRY_DSN = env.get("SENTRY_DSN", "")
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

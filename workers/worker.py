@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import Error, close_old_connections
 
 from shardmap.shards import following_moves
-from workers import gearman, outbox, periodic
+from workers import gearman, outbox, periodic, sentry
 from workers.registry import all_jobs, names_in
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def run(database: str, row_id: int) -> None:
             following_moves(partial(all_jobs()[row.job], **row.args))
     except (Exception, JobTimeout) as error:
         logger.exception("%s %s failed, attempt %d", row.job, row.args, row.attempts)
+        sentry.capture(row, error)
         close_old_connections()  # perhaps it failed because this connection has died
         outbox.failed(row, "".join(traceback.format_exception(error))[-4000:])
     else:
@@ -124,6 +125,7 @@ class Worker(gearman.Worker):
 
 def work_until(stop: threading.Event, duty: Duty) -> None:
     """The main loop of a worker process; outlives gearmand's deaths."""
+    sentry.start()
     while not stop.is_set() and not duty.is_done():
         worker = Worker(stop, duty)
         try:
@@ -133,6 +135,7 @@ def work_until(stop: threading.Event, duty: Duty) -> None:
             stop.wait(RECONNECT_SECONDS)
         finally:
             worker.shutdown()
+    sentry.flush()
 
 
 def stop_on_signals() -> threading.Event:

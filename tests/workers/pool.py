@@ -48,6 +48,7 @@ class Run:
         registry.job(f"{self.name}.note")(self.note)
         registry.job(f"{self.name}.poison")(self.poison)
         registry.job(f"{self.name}.fat")(self.fat)
+        registry.job(f"{self.name}.bad")(self.bad)
 
     def note(self, number: int, seconds: float = 0) -> None:
         self.redis.rpush(f"{self.name}:begun", number)
@@ -61,6 +62,9 @@ class Run:
     def fat(self, number: int) -> None:
         self.kept = b"x" * 2**28
         self.note(number)
+
+    def bad(self, number: int, text: str) -> None:
+        raise ValueError(text)
 
     def enqueue(self, job: str, numbers: range, **args) -> None:
         with shard_transaction(USER):
