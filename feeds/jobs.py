@@ -22,11 +22,16 @@ def remove_photo(owner_id: int, photo_id: int) -> None:
 def liked(user_id: int, owner_id: int, photo_id: int) -> None:
     """Brings the popular page and the owner's activity up to what the photo's shard says."""
 
-    def write(state: likes.State) -> None:
-        popular.put(owner_id, photo_id, state.likes)
-        activity.set_like(user_id, owner_id, photo_id, state.is_liked)
+    def read() -> tuple[int, bool]:
+        state = likes.state_of(user_id, photo_id, owner_id)
+        return popular.rounded(state.likes), state.is_liked
 
-    mirror(lambda: likes.state_of(user_id, photo_id, owner_id), write)
+    def write(state: tuple[int, bool]) -> None:
+        count, is_liked = state
+        popular.put(owner_id, photo_id, count)
+        activity.set_like(user_id, owner_id, photo_id, is_liked)
+
+    mirror(read, write)
 
 
 @job("feeds.follow_changed", queue="urgent")

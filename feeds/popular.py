@@ -27,7 +27,12 @@ SECONDS_FOR_TEN_TIMES = 45_000
 
 def rank(owner_id: int, photo_id: int) -> None:
     """Puts a photo whose likes have changed at its place, or takes it off, as a job."""
-    mirror(lambda: likes_of(owner_id, photo_id), lambda likes: put(owner_id, photo_id, likes))
+    mirror(lambda: rounded(likes_of(owner_id, photo_id)), lambda likes: put(owner_id, photo_id, likes))
+
+
+def rounded(likes: int) -> int:
+    """To two digits, which is all that a score needs: who mirrors it must not wait until nobody likes the photo."""
+    return round(likes, 2 - len(str(likes)))
 
 
 def put(owner_id: int, photo_id: int, likes: int) -> None:

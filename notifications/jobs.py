@@ -12,6 +12,7 @@ job("notifications.friend_joined")(tell.friend_joined)
 job("notifications.link_broken")(tell.link_broken)
 job("notifications.first_photo_chunk")(tell.first_photo_chunk)
 job("notifications.first_photo")(tell.first_photo)
+job("notifications.send_again")(tell.send_again)
 job("notifications.erase")(push.erase)
 
 

@@ -5,12 +5,13 @@ job that runs again sends the same notifications, under the same IDs.
 """
 
 import datetime
+import logging
 import time
 import uuid
-from collections.abc import Iterable
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from django.db import transaction
 from django.utils import timezone
 
 from accounts import graph
@@ -22,7 +23,7 @@ from notifications import coalescing
 from notifications.models import Audience, Device, Environment, FriendTold, PushSettings
 from notifications.push import devices_of, remove, settings_of
 from notifications.pyapns import client
-from notifications.pyapns.apns import DEAD
+from notifications.pyapns.apns import DEAD, UNDELIVERED
 from notifications.texts import text
 from photos.likes import likes_of
 from photos.networks import NETWORKS
@@ -33,6 +34,8 @@ from photos.visible import seen
 from shardmap import cache
 from shardmap.shards import on_shard, shard_transaction
 from workers.outbox import enqueue_many
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 2000  # followers of whom one job looks who has a phone
 EXPIRES = 24 * 3600  # a phone that was off for longer is not told
@@ -214,16 +217,41 @@ def _payload(kind: str, body: str, actor: dict, photo: dict | None = None, comme
     }
 
 
-def _send(devices: Iterable[Device], push: Push) -> None:
-    """Sends what there is for each phone, and forgets those that are dead. Raises client.Unavailable."""
+def send_again(user_id: int, token: str, event: str, payload: dict) -> None:
+    """Sends what could not be delivered to one of a user's phones, if that is still the user's."""
+    if phones := Device.objects.filter(token=token, user_id=user_id):
+        _send(list(phones), Push(user_id, event, payload))
+
+
+def _send(devices: list[Device], push: Push) -> None:
+    """Sends a push to all phones of a user, and forgets those that are dead.
+
+    A phone that cannot be told now gets a job of its own, so that the others do not ring once more. Raises
+    client.Unavailable if none can be told.
+    """
+    again = []
     for environment in Environment.values:
-        phones = [one for one in devices if one.environment == environment]
-        if phones:
-            notifications = [_for_phone(push, one.token) for one in phones]
-            refused = dict(client.notify(environment, [one.token for one in phones], notifications))
+        if phones := [one for one in devices if one.environment == environment]:
+            undelivered = _sent(environment, phones, push)
+            again += [one for one in phones if undelivered.get(one.token) == UNDELIVERED]
             for one in phones:
-                if refused.get(one.token) in DEAD:
+                if undelivered.get(one.token) in DEAD:
                     remove(one)
+    if len(again) == len(devices):
+        raise client.Unavailable(f"none of {len(devices)} phones could be told")
+    if again:
+        with transaction.atomic():
+            enqueue_many("notifications.send_again", [push._asdict() | {"token": one.token} for one in again])
+
+
+def _sent(environment: str, phones: list[Device], push: Push) -> dict[str, str]:
+    """The tokens of those phones that were not told, each with the reason."""
+    tokens = [one.token for one in phones]
+    try:
+        return dict(client.notify(environment, tokens, [_for_phone(push, token) for token in tokens]))
+    except client.Unavailable as error:
+        logger.warning("%s: %s", push.event, error)
+        return dict.fromkeys(tokens, UNDELIVERED)
 
 
 def _for_phone(push: Push, token: str) -> dict:

@@ -119,8 +119,10 @@ def bury_some_of(owner_id: int, photo_id: int) -> bool:
 
 def mirror_like(user_id: int, photo_id: int, owner_id: int) -> None:
     """What follows a like, or the end of one, for the photo and its liker; as a job that the request does itself."""
-    _mirror(user_id, photo_id, owner_id)
-    cache.refresh_surely(MEDIA, photo_id, LIKED.key(user_id), *replicas.keys_of_writers(user_id))
+    try:
+        _mirror(user_id, photo_id, owner_id)
+    finally:  # the photo is not the liker's: that the liker's shard is away concerns nobody else
+        cache.refresh_surely(MEDIA, photo_id, LIKED.key(user_id), *replicas.keys_of_writers(user_id))
 
 
 def _set(user_id: int, photo: dict, *, liked: bool) -> None:
@@ -136,12 +138,10 @@ def _set(user_id: int, photo: dict, *, liked: bool) -> None:
             changed, _ = Like.objects.filter(photo_id=photo_id, user_id=user_id).delete()
         if changed:
             row.update(likes=F("likes") + (1 if liked else -1))
-            mirror_now = enqueue_in_case("photos.mirror_like", user_id=user_id, photo_id=photo_id, owner_id=owner_id)
             enqueue("feeds.liked", user_id=user_id, owner_id=owner_id, photo_id=photo_id)
-    if changed:
-        mirror_now()
-    else:  # who changed it may have died before that
-        cache.refresh(MEDIA, photo_id, LIKED.key(user_id))
+        # Also if nothing has changed: whoever changed it may have died before the rest.
+        mirror_now = enqueue_in_case("photos.mirror_like", user_id=user_id, photo_id=photo_id, owner_id=owner_id)
+    mirror_now()
 
 
 def _mirror(user_id: int, photo_id: int, owner_id: int) -> None:

@@ -25,11 +25,12 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from django.db import connections, transaction
+from django.db import Error, connections, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from shardmap import redis_client
+from shardmap.backend.base import answering_within
 from shardmap.shards import current_database, current_shard_or_none
 from workers import gearman
 from workers.models import OutboxJob
@@ -74,19 +75,27 @@ def enqueue_in(delay: datetime.timedelta, job: str, **args) -> None:
 def enqueue_in_case(job: str, **args) -> Callable[[], None]:
     """`enqueue` for a job that the request does itself: after the commit it calls what is returned here.
 
-    Should it die before, or find Redis away, the relay submits the job after GRACE. Of other errors it is told; then,
-    too, the job is still to be done.
+    Until then the job is the request's, as if a worker had claimed it. Should the request die before it is done, the
+    relay submits it when that has ended (LEASE); should it fail, at once. Of errors the request is told, but for those
+    of Redis: what was committed is committed.
     """
     database = _database_of_change(job)
-    (row_id,) = _insert(database, job, [args], GRACE)
+    (row_id,) = _insert(database, job, [args], LEASE, held_for=LEASE)
 
     def do_now() -> None:
+        done = False
         try:
-            all_jobs()[job](**args)
+            # No step may take so long that all of them together outlast the lease.
+            with answering_within(LEASE.total_seconds() / 6):
+                all_jobs()[job](**args)
+            done = True
         except redis_client.Unavailable as error:
             logger.warning("%s %s is left to the relay: %s", job, args, error)
-        else:
-            _delete(database, row_id)
+        finally:
+            try:
+                _write(database, DELETE if done else RELEASE, [row_id])
+            except Error as error:
+                logger.warning("%s %s comes again: %s", job, args, error)
 
     return do_now
 
@@ -100,21 +109,31 @@ def _database_of_change(job: str) -> str:
 
 # This, DELETE and CLAIM are not the ORM's, which takes longer over them than Postgres: each write has a job or two.
 INSERT = """
-    INSERT INTO workers_outbox (job, args, due_at, attempts, last_error)
-    SELECT %s, args, statement_timestamp() + %s, 0, '' FROM jsonb_array_elements(%s) AS args RETURNING id
+    INSERT INTO workers_outbox (job, args, due_at, held_until, attempts, last_error)
+    SELECT %s, args, statement_timestamp() + %s, statement_timestamp() + %s, 0, '' FROM jsonb_array_elements(%s) AS args
+    RETURNING id
 """
 DELETE = "DELETE FROM workers_outbox WHERE id = %s"
+RELEASE = """
+    UPDATE workers_outbox SET due_at = statement_timestamp(), held_until = statement_timestamp() WHERE id = %s
+"""
 
 
-def _insert(database: str, job: str, args_of_each: list[dict], delay: datetime.timedelta) -> list[int]:
+def _insert(
+    database: str,
+    job: str,
+    args_of_each: list[dict],
+    delay: datetime.timedelta,
+    held_for: datetime.timedelta = datetime.timedelta(),
+) -> list[int]:
     with connections[database].cursor() as cursor:
-        cursor.execute(INSERT, [job, delay, json.dumps(args_of_each)])
+        cursor.execute(INSERT, [job, delay, held_for, json.dumps(args_of_each)])
         return [row_id for (row_id,) in cursor.fetchall()]
 
 
-def _delete(database: str, row_id: int) -> None:
+def _write(database: str, statement: str, values: list) -> None:
     with connections[database].cursor() as cursor:
-        cursor.execute(DELETE, [row_id])
+        cursor.execute(statement, values)
 
 
 def _submit_or_leave_to_relay(database: str, jobs: list[tuple[int, str]]) -> None:
@@ -170,7 +189,7 @@ def claim(database: str, row_id: int) -> OutboxJob | None:
 
 
 def succeeded(row: OutboxJob) -> None:
-    _delete(row._state.db, row.id)
+    _write(row._state.db, DELETE, [row.id])
 
 
 def failed(row: OutboxJob, error: str) -> None:

@@ -34,12 +34,15 @@ logger = logging.getLogger(__name__)
 STREAMS = 250  # of a connection at a time; Apple allows 1000, once it knows us
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 10
+SILENT_SECONDS = 3  # without any answer, after which a notification's time-out ends the connection
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0
 MOST_BYTES = 4096  # of a payload
 MOST_WAITING = 20_000  # notifications of a connection
 
-# The reasons for which a device token is of no use any more, or never was.
-DEAD = ("Unregistered", "ExpiredToken", "BadDeviceToken", "DeviceTokenNotForTopic")
+# Apple's reasons (410) for which a device token is of no use any more. A bad one, or one for another topic, may be the
+# fault of our settings, and is none of these: a wrong URL must not cost all users their phones.
+DEAD = ("Unregistered", "ExpiredToken")
+UNDELIVERED = "Undelivered"  # our own reason, among Apple's
 TRIED_AGAIN = {429, 500, 502, 503, 504}
 PUSH_TYPE = "alert"
 HEADERS = {"id", "collapse-id", "expiration", "priority", "push-type"}
@@ -57,15 +60,15 @@ class Batch:
     left: int
     # For good: (device token, Apple's reason).
     refused: list[tuple[str, str]] = field(default_factory=list)
-    undelivered: int = 0
+    undelivered: list[str] = field(default_factory=list)  # device tokens
     error: str = ""  # the last one, of what was not delivered
     done: threading.Event = field(default_factory=threading.Event)
 
-    def ended(self, refused: tuple[str, str] | None = None, error: str = "") -> None:
+    def ended(self, token: str = "", *, refused: str = "", error: str = "") -> None:
         if refused:
-            self.refused.append(refused)
+            self.refused.append((token, refused))
         if error:
-            self.undelivered += 1
+            self.undelivered.append(token)
             self.error = error
         self.left -= 1
         if not self.left:
@@ -173,10 +176,8 @@ class Sender(threading.Thread):
         self._woken.setblocking(False)
         self._wake.setblocking(False)
         self._stopped = False
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, 1)
-        self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, 1000)
+        self._heard_at = 0.0  # when APNs last answered, or was asked while nothing was on its way
+        self._multi = self._new_multi()
 
     def backlog(self) -> int:
         """How many notifications wait for their answer."""
@@ -210,7 +211,7 @@ class Sender(threading.Thread):
             logger.exception("the sender for %s", self._credentials.topic)
             os._exit(1)  # a service that takes what it cannot send is worse than none, and a new one comes at once
         for one in (*self._in_flight.values(), *self._waiting, *(later for _, _, later in self._later)):
-            one.batch.ended(error="the service is stopping")
+            one.batch.ended(one.token, error="the service is stopping")
 
     def _wait(self) -> None:
         """Until a socket of ours or of libcurl's has something to do."""
@@ -229,10 +230,12 @@ class Sender(threading.Thread):
         while self._later and self._later[0][0] <= now:
             self._waiting.appendleft(heapq.heappop(self._later)[2])
         headers = self._authorization.headers()
+        if self._waiting and not self._in_flight:
+            self._heard_at = now
         while self._waiting and len(self._in_flight) < STREAMS:
             one = self._waiting.popleft()
             if now > one.batch.until:
-                one.batch.ended(error="not delivered in time")
+                one.batch.ended(one.token, error="not delivered in time")
                 continue
             curl = self._idle.pop() if self._idle else self._new_handle()
             curl.setopt(pycurl.URL, f"{self._url}/3/device/{one.token}")
@@ -241,6 +244,13 @@ class Sender(threading.Thread):
             curl.setopt(pycurl.TIMEOUT_MS, 1 + int(1000 * min(ANSWER_SECONDS, one.batch.until - now)))
             self._in_flight[curl] = one
             self._multi.add_handle(curl)
+
+    def _new_multi(self) -> pycurl.CurlMulti:
+        multi = pycurl.CurlMulti()
+        multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
+        multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, 1)
+        multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, 1000)
+        return multi
 
     def _new_handle(self) -> pycurl.Curl:
         curl = pycurl.Curl()
@@ -266,8 +276,24 @@ class Sender(threading.Thread):
                 self._answered(curl, self._taken_back(curl))
             for curl, number, message in failed:
                 self._failed(curl, self._taken_back(curl), f"curl {number}: {message}")
+            if answered:
+                self._heard_at = time.monotonic()
+            elif any(number == pycurl.E_OPERATION_TIMEDOUT for _, number, _ in failed):
+                self._leave_if_silent()
             count += len(answered) + len(failed)
         return count
+
+    def _leave_if_silent(self) -> None:
+        """Ends a connection on which nothing comes any more: libcurl would give it each further notification, too."""
+        if time.monotonic() - self._heard_at < SILENT_SECONDS:
+            return
+        logger.warning("APNs is silent: %d notifications go to a new connection", len(self._in_flight))
+        for curl in list(self._in_flight):
+            self._failed(curl, self._taken_back(curl), "no answer")
+        while self._idle:
+            self._idle.pop().close()
+        self._multi.close()
+        self._multi = self._new_multi()
 
     def _taken_back(self, curl: pycurl.Curl) -> Notification:
         self._multi.remove_handle(curl)
@@ -289,13 +315,13 @@ class Sender(threading.Thread):
             self._again(one, f"{status} {reason}")
         elif status == 403:  # it is us whom Apple does not know: no fault of the notification
             logger.error("APNs refuses %s: %s %s", self._credentials.topic, status, reason)
-            one.batch.ended(error=f"{status} {reason}")
+            one.batch.ended(one.token, error=f"{status} {reason}")
         else:
             logger.warning("APNs refused a notification for %s: %s %s", self._credentials.topic, status, reason)
             if reason in DEAD:
-                # Apple tells since when, in milliseconds, with a 410.
-                self._on_dead(answer.get("timestamp", time.time() * 1000) / 1000, one.token)
-            one.batch.ended(refused=(one.token, reason))
+                since = answer.get("timestamp")  # in milliseconds
+                self._on_dead(since / 1000 if isinstance(since, int) else time.time(), one.token)
+            one.batch.ended(one.token, refused=reason)
 
     def _failed(self, curl: pycurl.Curl, one: Notification, error: str) -> None:
         curl.close()  # of a stream that was cut, nothing is to be used again
@@ -307,7 +333,7 @@ class Sender(threading.Thread):
         one.tries += 1
         at = time.monotonic() + backoff
         if at > one.batch.until:
-            one.batch.ended(error=error)
+            one.batch.ended(one.token, error=error)
         else:
             heapq.heappush(self._later, (at, next(self._numbers), one))
 

@@ -8,7 +8,7 @@ from xmlrpc.client import Error, ServerProxy, Transport
 
 from django.conf import settings
 
-CONNECT_AND_ANSWER_SECONDS = 18  # less than a job may take; more than the service gives APNs
+CONNECT_AND_ANSWER_SECONDS = 8  # more than the service gives APNs; two calls are less than a job may take
 
 _local = threading.local()
 
@@ -25,7 +25,9 @@ class _Transport(Transport):
 
 
 def notify(environment: str, tokens: Sequence[str], notifications: Sequence[dict]) -> list[tuple[str, str]]:
-    """Delivers one notification to each device; returns those that APNs refused for good: (token, reason).
+    """Delivers one notification to each device; returns those that were not delivered: (token, reason).
+
+    The reason is Apple's if it refused for good, else UNDELIVERED, for what is to be sent again, under the same ID.
 
     `environment` is "production" or "sandbox"; a notification is a payload as APNs has it (notifications/pyapns).
     Raises Unavailable.

@@ -4,12 +4,14 @@ import json
 import secrets
 
 import pytest
+from django.db.models.functions import Now
 
 from accounts.models import User
 from notifications import tell
 from notifications.models import Device
 from photos import likes
 from tests.support import Person, apns_requests, ctl, eventually, jobs_of, new_username, photo_id, settled
+from workers.models import OutboxJob
 
 
 def phone(one: Person, beginning: str = "", environment: str = "production") -> str:
@@ -100,6 +102,19 @@ def test_a_dead_phone_is_forgotten_after_one_push(two):
     like(fan, other)
     settled(one, fan)
     assert (len(apns_requests(dead)), len(apns_requests(alive))) == (1, 2)
+
+
+def test_a_phone_that_cannot_be_told_now_does_not_make_the_others_ring_again(two):
+    one, fan = two
+    failing, dead, fine = phone(one, "dead0500"), phone(one, "dead0410"), phone(one)
+    like(fan, one.take())
+    eventually(lambda: any(row.job == "notifications.send_again" and row.attempts > 1 for row in jobs_of(one.id)), 30)
+    assert [device["token"] for device in one.get("push/devices")] == [fine, failing]
+    assert len({request["id"] for request in apns_requests(failing)}) == 1
+    one.delete(f"push/devices?token={failing}")
+    OutboxJob.objects.filter(job="notifications.send_again").update(due_at=Now(), held_until=Now())
+    settled(one, fan)
+    assert (len(apns_requests(dead)), len(apns_requests(fine))) == (1, 1)
 
 
 def test_a_job_that_runs_again_sends_the_same_notifications(two):

@@ -6,17 +6,21 @@ import os
 import re
 import secrets
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 from xmlrpc.client import Fault, ServerProxy
 
 import pytest
 from django.conf import settings
 from jwcrypto import jwk, jwt
 
-from notifications.pyapns import client
+from notifications.pyapns import apns, client
+from notifications.pyapns.authorization import Authorization, Credentials
 from tests.support import apns_log, apns_requests, ctl, eventually
 
 HELLO = {"aps": {"alert": {"body": "Hello!"}}}
@@ -35,6 +39,41 @@ def app(service):
     app_id = f"app{secrets.token_hex(4)}"
     service.provision(app_id, KEY | {"topic": "com.example.test"}, "sandbox", 2)
     return app_id
+
+
+class Tunnel:
+    """A way to a server on a port of its own, of which the connections can fall silent without ending."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server, self._open = server, []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def __enter__(self) -> "Tunnel":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._listener.close()
+
+    def freeze(self) -> None:
+        for is_open in self._open:
+            is_open.clear()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the end
+            while True:
+                ours, _ = self._listener.accept()
+                theirs, is_open = socket.create_connection(self._server), threading.Event()
+                is_open.set()
+                self._open.append(is_open)
+                for pair in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self._pass, args=(*pair, is_open), daemon=True).start()
+
+    def _pass(self, from_: socket.socket, to: socket.socket, is_open: threading.Event) -> None:
+        while data := from_.recv(65536):
+            if is_open.is_set():
+                to.sendall(data)
 
 
 def token(beginning: str = "") -> str:
@@ -99,7 +138,7 @@ def test_an_app_may_show_a_certificate_instead(service):
     ("beginning", "reason", "is_dead"),
     [
         ("dead0410", "Unregistered", True),
-        ("dead0400", "BadDeviceToken", True),
+        ("dead0400", "BadDeviceToken", False),
         ("dead0413", "PayloadTooLarge", False),
     ],
 )
@@ -135,10 +174,36 @@ def test_an_apple_that_does_not_know_us_is_a_fault_at_once(service, app):
 
 
 def test_an_apple_that_does_not_answer_is_waited_for_no_longer_than_provisioned(service, app):
-    began = time.monotonic()
-    with pytest.raises(Fault, match="1 of 2 were not delivered"):
-        service.notify(app, [token("dead0408"), token()], HELLO)
-    assert time.monotonic() - began < 6
+    began, silent = time.monotonic(), token("dead0408")
+    assert service.notify(app, [silent, token()], HELLO) == [[silent, "Undelivered"]]
+    with pytest.raises(Fault, match="1 of 1 were not delivered"):
+        service.notify(app, silent, HELLO)
+    assert time.monotonic() - began < 12
+
+
+def test_a_connection_on_which_nothing_comes_any_more_is_left_for_a_new_one(monkeypatch):
+    monkeypatch.setattr(apns, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(apns, "SILENT_SECONDS", 0.5)
+    apple = urlsplit(settings.APNS_URLS["sandbox"])
+    credentials = Credentials(**KEY, topic="com.example.test")
+    with Tunnel((apple.hostname, apple.port)) as tunnel:
+        url = f"https://{apple.hostname}:{tunnel.port}"
+        sender = apns.Sender(url, credentials, Authorization(credentials), settings.APNS_CA_FILE, lambda *_: None)
+        sender.start()
+
+        def deliver(phone: str) -> apns.Batch:
+            batch = apns.Batch(until=time.monotonic() + 15, left=1)
+            sender.put([apns.Content.of(HELLO).to(phone, batch)])
+            assert batch.done.wait(20)
+            return batch
+
+        first, second = token(), token()
+        assert deliver(first).undelivered == []
+        tunnel.freeze()
+        assert deliver(second).undelivered == []
+        sender.stop()
+    (one,), (other,) = apns_requests(first), apns_requests(second)
+    assert one["connection"] != other["connection"]
 
 
 def test_all_get_through_to_an_apple_that_fails_half_of_the_time(service):
@@ -213,12 +278,14 @@ def test_the_ten_lines_of_the_docs(capsys):
 
 
 @pytest.mark.alone
-def test_a_connection_cut_in_the_middle_of_ten_thousand_loses_none():
+def test_a_connection_cut_in_the_middle_of_ten_thousand_loses_none(service):
+    app_id = f"app{secrets.token_hex(4)}"
+    service.provision(app_id, KEY, "sandbox", 30)
     phones = [token("aa") for _ in range(10_000)]
     batches = [phones[at : at + 250] for at in range(0, len(phones), 250)]
     before = apns_log().stat().st_size
     with ThreadPoolExecutor(4) as callers:
-        done = [callers.submit(client.notify, "sandbox", batch, [HELLO] * len(batch)) for batch in batches]
+        done = [callers.submit(client.notify, app_id, batch, [HELLO] * len(batch)) for batch in batches]
         eventually(lambda: apns_log().stat().st_size - before > 1_000_000, 20, "some are delivered")
         # Not -9: what has been answered shall be in the log.
         os.kill(int(apns_log().parents[1].joinpath("data/nginx_apns/nginx.pid").read_text()), signal.SIGTERM)

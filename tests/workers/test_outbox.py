@@ -106,11 +106,32 @@ def test_what_the_request_could_not_do_is_left_to_the_relay(job, error):
     with pytest.raises(ValueError) if isinstance(error, ValueError) else nullcontext():
         do_now()
     row = row_of(job)
-    assert timedelta(seconds=4) < row.due_at - row.created_at < timedelta(seconds=6)
+    assert row.due_at - row.created_at < timedelta(seconds=5)
     job.error = None
     run(row)
     assert row_of(job) is None
     assert job.runs == [{"number": 1}] * 2
+
+
+def test_while_the_request_has_the_job_no_worker_takes_it(job):
+    do_now = put_in_case(job)
+    row = row_of(job)
+    assert row.due_at - row.created_at == pytest.approx(outbox.LEASE, abs=timedelta(seconds=1))
+    run(row)
+    assert job.runs == []
+    make_due(row)  # the request has died
+    run(row)
+    assert job.runs == [{"number": 1}]
+    do_now()  # or was it only very slow
+    assert row_of(job) is None
+
+
+def test_a_request_that_cannot_take_its_job_back_hears_nothing_of_that(job, monkeypatch):
+    do_now = put_in_case(job)
+    monkeypatch.setattr(outbox, "DELETE", "DELETE FROM nowhere WHERE id = %s")
+    do_now()
+    assert row_of(job)
+    assert job.runs == [{"number": 1}]
 
 
 def test_what_a_rolled_back_change_wanted_is_no_job_either(job):

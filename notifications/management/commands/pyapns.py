@@ -10,6 +10,9 @@ from django.core.management.base import BaseCommand
 
 from notifications.pyapns.service import Server
 
+# Seconds. What is not delivered by then is a job for later: a worker has others to do.
+WORKERS_WAIT = 5
+
 
 class Command(BaseCommand):
     help = __doc__
@@ -25,7 +28,7 @@ class Command(BaseCommand):
                 }
                 # Our workers call the app by the environment, and need no key of their own.
                 for environment in settings.APNS_URLS:
-                    server.service.provision(environment, key, environment)
+                    server.service.provision(environment, key, environment, WORKERS_WAIT)
             for signum in (signal.SIGTERM, signal.SIGINT):
                 # What is on its way is left to the callers, who notify again. (`shutdown` waits for `serve_forever`.)
                 signal.signal(signum, lambda *_: threading.Thread(target=server.shutdown).start())
