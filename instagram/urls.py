@@ -102,6 +102,7 @@ urlpatterns = [
         DELETE=notifications.unregister_device,
     ),
     route("v1/push/settings", GET=notifications.get_push_settings, POST=notifications.change_push_settings),
+    route("v1/push/muted", GET=notifications.list_muted, POST=notifications.mute, DELETE=notifications.unmute),
     route(
         "v1/subscriptions",
         GET=notifications.list_subscriptions,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 
 from accounts.errors import InvalidParameters
+from accounts.schemas import User, short_user
 from accounts.tokens import Caller, Viewer, require_phone
 from accounts.types import Count, Cursor, Id
 from notifications import geographies, push, schemas, subscriptions
@@ -139,3 +140,21 @@ def change_push_settings(
     given = {name: value for name, value in locals().items() if name != "viewer" and value is not None}
     require_phone(viewer)
     return schemas.push_settings(push.change_settings(viewer.user_id, **given))
+
+
+def list_muted(viewer: Viewer) -> list[User]:
+    """Whom the user has muted, the latest first. For the phone app alone."""
+    require_phone(viewer)
+    return [short_user(user, bio=True) for user in push.muted_by(viewer.user_id)]
+
+
+def mute(viewer: Viewer, user_id: Id) -> User:
+    """Ends notifications of somebody's doings; nobody is told. At most 300 people. For the phone app alone."""
+    require_phone(viewer)
+    return short_user(push.mute(viewer.user_id, user_id), bio=True)
+
+
+def unmute(viewer: Viewer, user_id: Id) -> None:
+    """Notifies the user of somebody's doings again. For the phone app alone."""
+    require_phone(viewer)
+    push.unmute(viewer.user_id, user_id)

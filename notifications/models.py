@@ -133,3 +133,15 @@ class FriendTold(models.Model):
 
     class Meta:
         db_table = sharded_table("notifications_friendtold")
+
+
+class Muted(models.Model):
+    """Somebody of whose doings a user is not notified, in the user's shard. Nobody else is told."""
+
+    pk = models.CompositePrimaryKey("user_id", "muted_id")
+    user_id = models.BigIntegerField()
+    muted_id = models.BigIntegerField()
+    since = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = sharded_table("notifications_muted")

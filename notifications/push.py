@@ -7,11 +7,15 @@ one last has it, also if the one before lives in another shard. Their wishes are
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts.errors import InvalidParameters
-from notifications.models import Device, FriendTold, PushSettings
+from accounts.cached import USERS
+from accounts.errors import InvalidParameters, NotAllowed, NotFound
+from accounts.visibility import Sight, known, sight_of
+from notifications.models import Device, FriendTold, Muted, PushSettings
+from shardmap import cache
 from shardmap.shards import on_shard, shard_transaction
 
 MOST_DEVICES = 20  # of a user; phones that were erased or sold leave theirs behind
+MOST_MUTED = 300  # people, by a user: a list without pages
 
 
 def register(user_id: int, token: str, environment: str) -> Device:
@@ -53,9 +57,47 @@ def change_settings(user_id: int, **changes: str) -> PushSettings:
     return changed
 
 
+def mute(user_id: int, muted_id: int) -> dict:
+    """Ends what a user is notified of somebody's doings; returns that somebody, a value of kind USERS.
+
+    Raises InvalidParameters (oneself), NotFound, NotAllowed (a block, or MOST_MUTED reached).
+    """
+    if user_id == muted_id:
+        raise InvalidParameters("user_id: you cannot mute yourself")
+    users, *sight = cache.fetch((USERS, [muted_id]), *sight_of(user_id))
+    if muted_id not in users:
+        raise NotFound(f"there is no user {muted_id}")
+    Sight.of(user_id, *sight).require_known(users[muted_id])
+    with shard_transaction(user_id):
+        Muted.objects.get_or_create(user_id=user_id, muted_id=muted_id)
+        if Muted.objects.filter(user_id=user_id).count() > MOST_MUTED:
+            raise NotAllowed(f"you have muted {MOST_MUTED} people, which is the most allowed")
+    return users[muted_id]
+
+
+def unmute(user_id: int, muted_id: int) -> None:
+    with on_shard(user_id):
+        Muted.objects.filter(user_id=user_id, muted_id=muted_id).delete()
+
+
+def is_muted(user_id: int, other_id: int) -> bool:
+    """Whether a user has muted another."""
+    with on_shard(user_id):
+        return Muted.objects.filter(user_id=user_id, muted_id=other_id).exists()
+
+
+def muted_by(user_id: int) -> list[dict]:
+    """Whom a user has muted, the latest first, as values of kind USERS."""
+    with on_shard(user_id):
+        ids = list(Muted.objects.filter(user_id=user_id).order_by("-since").values_list("muted_id", flat=True))
+    people = known(user_id, ids)
+    return [people[muted_id] for muted_id in ids if muted_id in people]
+
+
 def erase(user_id: int) -> None:
     """Removes what a deleted user has left here; the user's clients take their subscriptions with them."""
     Device.objects.filter(user_id=user_id).delete()
     with on_shard(user_id):
         PushSettings.objects.filter(user_id=user_id).delete()
         FriendTold.objects.filter(user_id=user_id).delete()
+        Muted.objects.filter(user_id=user_id).delete()

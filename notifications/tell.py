@@ -21,7 +21,7 @@ from accounts.visibility import known
 from feeds import activity
 from notifications import coalescing
 from notifications.models import Audience, Device, Environment, FriendTold, PushSettings
-from notifications.push import devices_of, remove, settings_of
+from notifications.push import devices_of, is_muted, remove, settings_of
 from notifications.pyapns import client
 from notifications.pyapns.apns import DEAD, UNDELIVERED
 from notifications.texts import text
@@ -186,7 +186,7 @@ def is_quiet(wishes: PushSettings, now: datetime.datetime) -> bool:
 
 def _is_wanted(wishes: PushSettings, kind: str, actor_id: int) -> bool:
     audience = getattr(wishes, WISHES[kind])
-    if audience == Audience.OFF or is_quiet(wishes, timezone.now()):
+    if audience == Audience.OFF or is_quiet(wishes, timezone.now()) or is_muted(wishes.user_id, actor_id):
         return False
     if audience == Audience.EVERYONE:
         return True

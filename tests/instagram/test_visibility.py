@@ -48,6 +48,7 @@ MATRIX = {
     "v1/users/self/media/liked": ("media", "SSSS--T", "SS----T", "X-----T"),
     "v1/users/self/requested-by": ("requester", "------T", "S-----T", "X-----T"),
     "v1/users/self/activity": ("media", "SSSS--T", "SS----T", "X-----T"),
+    "v1/push/muted": ("username", "-SSS--T", "-SSS--T", "X-----T"),
     **dict.fromkeys(PERMALINKS, ("picture", "SSSSSSS", "NNNNNNN", "NNNNNNN")),
 }
 NOBODYS = {
@@ -69,7 +70,7 @@ class World:
 
     And two ghosts, of whom no viewer but the owner may read: one has blocked them all, one is blocked by them all.
 
-    Before anybody is blocked, everybody is mentioned and likes the photos.
+    Before anybody is blocked, everybody is mentioned, likes the photos, and mutes those who took them.
     """
 
     def __init__(self) -> None:
@@ -92,6 +93,8 @@ class World:
         for one in everybody:
             for media in (self.media, *theirs):
                 one.post(f"media/{media['id']}/likes")
+            for muted in {self.owner, *ghosts} - {one}:
+                one.post("push/muted", user_id=muted.id)
         said = self.friend.post(f"media/{self.media['id']}/comments", text="what a day")
         for ghost in ghosts:
             ghost.post(f"media/{self.media['id']}/comments", text="boo")
