@@ -18,13 +18,18 @@ MOST_PAGES = 20  # of a user's friends; with more than 100,000 of them, one is n
 
 
 def link_changed(user_id: int, service: str) -> None:
-    """Brings the directory up to a user's link at a service. Raises networks.Away, networks.Busy."""
+    """Brings the directory up to a user's link at a service. Raises networks.Away."""
 
     def credentials() -> str | None:
         account = _account(user_id, service)
         return account and account.credentials
 
-    mirror(credentials, lambda found: _identify(user_id, service, found))
+    try:
+        mirror(credentials, lambda found: _identify(user_id, service, found))
+    except networks.Busy as busy:
+        with transaction.atomic():
+            delay = datetime.timedelta(seconds=busy.seconds)
+            enqueue_in(delay, "photos.link_changed", user_id=user_id, service=service)
 
 
 def find_friends(user_id: int, service: str, cursor: str = "", pages: int = MOST_PAGES) -> None:

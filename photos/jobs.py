@@ -41,9 +41,9 @@ def bury(owner_id: int, photo_id: int, upload_id: str) -> None:
 @job("photos.erase")
 def erase(user_id: int) -> None:
     """Removes what a deleted user has published, liked and said; some at a time."""
+    sharing.unlink_all(user_id)  # first, so that nothing more is posted in the user's name
     avatars.remove(user_id)
     left = [some(user_id) for some in (services.delete_some_of, likes.unlike_some_of, comments.delete_some_of)]
     if any(left):
         with transaction.atomic():
             enqueue("photos.erase", user_id=user_id)
-    sharing.unlink_all(user_id)

@@ -5,24 +5,30 @@ in a URL, and so in no log and no error.
 """
 
 import hmac
+import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 import requests
 from django.conf import settings
 from requests_oauthlib import OAuth1
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-TIMEOUTS = (3, 10)  # seconds to connect, and to wait for bytes of an answer
+# Seconds to connect, and to wait for bytes of an answer. Two requests fit into a page's 15 s (nginx) and a job's 20.
+TIMEOUTS = (2, 5)
+LONGEST_ANSWER = 1 << 22  # bytes; 200 tweets with all that is said of them may be a million
 RATE_LIMIT_SECONDS = 15 * 60  # Twitter's window; unless a service says when to come again
-LONGEST_WAIT = 24 * 3600
+LONGEST_WAIT = 3600
 # Of 2011. Today's 280 count the characters of some scripts twice, so what has 140 fits there, too.
 LONGEST_TWEET = 140
-LOOKED_THROUGH = 200  # of the latest posts; more than anybody posts between two tries
-
+# Of the latest posts, as many as a page has there: more than anybody posts between two tries.
+TWEETS_LOOKED_THROUGH, POSTS_LOOKED_THROUGH = 200, 100
 FRIENDS_A_PAGE = 5000
+LONGEST_ID, LONGEST_NAME = 50, 100  # as the columns are for them
 
 
 class Refused(Exception):
@@ -52,6 +58,10 @@ class Away(Exception):
     """No answer, or one that says nothing: what was asked for may have been done, or not."""
 
 
+class Slow(Away):
+    """No answer in time, or half of one: what was asked for may be done some time from now."""
+
+
 class WrongSignature(Away):
     """Twitter's word for our keys, this machine's clock, or a secret that is not the token's: one user's, or all."""
 
@@ -62,6 +72,12 @@ class Account(NamedTuple):
     username: str
     token: str
     secret: str | None
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Network(Protocol):
@@ -92,6 +108,19 @@ class Network(Protocol):
         """
 
 
+def _understood(ask: Callable) -> Callable:
+    """Away instead of what an answer of another shape than `ask` expects raises in it."""
+
+    @wraps(ask)
+    def asked(*args):
+        try:
+            return ask(*args)
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise Away(f"an answer that we do not understand: {error!r}") from error
+
+    return asked
+
+
 class Twitter:
     """OAuth 1.0a and the API 1.1."""
 
@@ -100,11 +129,13 @@ class Twitter:
     def is_offered(self) -> bool:
         return bool(settings.TWITTER_KEY)
 
+    @_understood
     def begin(self, callback: str) -> tuple[str, dict[str, str]]:
         token = self._tokens("request_token", callback_uri=callback)
         url = f"{settings.TWITTER_URL}/oauth/authorize?{urlencode({'oauth_token': token['oauth_token']})}"
         return url, {"token": token["oauth_token"], "secret": token["oauth_token_secret"]}
 
+    @_understood
     def finish(self, callback: str, kept: dict[str, str], answer: Mapping[str, str]) -> Account | None:
         token = answer.get("oauth_token") or answer.get("denied", "")
         if not _same(token, kept["token"]):
@@ -115,56 +146,60 @@ class Twitter:
         opened = self._tokens(
             "access_token", resource_owner_key=token, resource_owner_secret=kept["secret"], verifier=verifier
         )
-        return Account(opened["screen_name"], opened["oauth_token"], opened["oauth_token_secret"])
+        return Account(opened["screen_name"][:LONGEST_NAME], opened["oauth_token"], opened["oauth_token_secret"])
 
+    @_understood
     def post(self, credentials: dict, caption: str, link: str) -> str:
         room = LONGEST_TWEET - len(link) - 1
         caption = " ".join(caption.split())
         if len(caption) > room:
             caption = f"{caption[: room - 1]}…"
-        return self._ask("POST", "statuses/update", credentials, {"status": f"{caption} {link}".strip()})["id_str"]
+        return _id(self._ask("POST", "statuses/update", credentials, {"status": f"{caption} {link}".strip()})["id_str"])
 
+    @_understood
     def find(self, credentials: dict, link: str) -> str | None:
         # The text has a short URL of Twitter's instead.
-        for tweet in self._ask("GET", "statuses/user_timeline", credentials, {"count": LOOKED_THROUGH}):
+        for tweet in self._ask("GET", "statuses/user_timeline", credentials, {"count": TWEETS_LOOKED_THROUGH}):
             if any(url["expanded_url"] == link for url in tweet["entities"]["urls"]):
-                return tweet["id_str"]
+                return _id(tweet["id_str"])
         return None
 
+    @_understood
     def me(self, credentials: dict) -> str:
-        return self._ask("GET", "account/verify_credentials", credentials, {})["id_str"]
+        return _id(self._ask("GET", "account/verify_credentials", credentials, {})["id_str"])
 
+    @_understood
     def friends(self, credentials: dict, cursor: str) -> tuple[list[str], str]:
         # Followers: whoever the user follows may be anybody, and has not asked to hear of the user.
         params = {"cursor": cursor or "-1", "count": FRIENDS_A_PAGE, "stringify_ids": "true"}
         page = self._ask("GET", "followers/ids", credentials, params)
-        return page["ids"], page["next_cursor_str"].removeprefix("0")
+        return [_id(one) for one in page["ids"]], page["next_cursor_str"].removeprefix("0")
 
     def _ask(self, method: str, path: str, credentials: dict, params: dict):
         auth = OAuth1(settings.TWITTER_KEY, settings.TWITTER_SECRET, credentials["token"], credentials["secret"])
         where = {"data" if method == "POST" else "params": params}
         response = _request(method, f"{settings.TWITTER_URL}/1.1/{path}.json", auth=auth, **where)
-        answer = _json(response)
-        if response.status_code == 200:
+        answer = json.loads(response.body)
+        if response.status == 200:
             return answer
         error = (answer.get("errors") or [{}])[0]
-        match response.status_code, error.get("code"):
+        match response.status, error.get("code"):
             case 401, 89:
                 raise LinkBroken(self.title)
             case 403, 187:
                 raise Duplicate
-            case (429, _) | (_, 88 | 185):
-                raise _busy(response)
+            case _, 88 | 185:
+                raise _busy(response.headers)
             case 401, _:
                 raise WrongSignature(f"Twitter does not know us: {error}")
-        raise Refused(f"Twitter says: {error.get('message') or response.status_code}")
+        raise Refused(f"Twitter says: {error.get('message') or response.status}")
 
     def _tokens(self, path: str, **signed: str) -> dict[str, str]:
         auth = OAuth1(settings.TWITTER_KEY, settings.TWITTER_SECRET, **signed)
         response = _request("POST", f"{settings.TWITTER_URL}/oauth/{path}", auth=auth)
-        if response.status_code != 200:
+        if response.status != 200:
             raise Refused("Twitter did not let us in. Please begin anew.")
-        return dict(parse_qsl(response.text))
+        return dict(parse_qsl(response.body.decode()))
 
 
 class Facebook:
@@ -186,6 +221,7 @@ class Facebook:
         }
         return f"{settings.FACEBOOK_LOGIN_URL}/dialog/oauth?{urlencode(asked)}", {"state": state}
 
+    @_understood
     def finish(self, callback: str, kept: dict[str, str], answer: Mapping[str, str]) -> Account | None:
         if not _same(answer.get("state", ""), kept["state"]):
             raise Refused("This is not the answer that we were waiting for. Please begin anew.")
@@ -195,32 +231,41 @@ class Facebook:
         given = {"redirect_uri": callback, "code": answer.get("code", "")}
         token = self._answer(_request("POST", f"{settings.FACEBOOK_URL}/oauth/access_token", data=client | given))
         credentials = {"token": token["access_token"], "secret": None}
-        return Account(self._ask("GET", "me", credentials, {"fields": "name"})["name"], **credentials)
+        name = self._ask("GET", "me", credentials, {"fields": "name"})["name"]
+        return Account(name[:LONGEST_NAME], **credentials)
 
+    @_understood
     def post(self, credentials: dict, caption: str, link: str) -> str:
-        return self._ask("POST", "me/feed", credentials, {"message": caption, "link": link})["id"]
+        return _id(self._ask("POST", "me/feed", credentials, {"message": caption, "link": link})["id"])
 
+    @_understood
     def find(self, credentials: dict, link: str) -> str | None:
-        feed = self._ask("GET", "me/feed", credentials, {"fields": "id,link", "limit": LOOKED_THROUGH})["data"]
-        return next((post["id"] for post in feed if post.get("link") == link), None)
+        # The user's own: in `me/feed` is what others have put there, too.
+        asked = {"fields": "id,link", "limit": POSTS_LOOKED_THROUGH}
+        posts = self._ask("GET", "me/posts", credentials, asked)["data"]
+        return next((_id(post["id"]) for post in posts if post.get("link") == link), None)
 
+    @_understood
     def me(self, credentials: dict) -> str:
-        return self._ask("GET", "me", credentials, {"fields": "id"})["id"]
+        return _id(self._ask("GET", "me", credentials, {"fields": "id"})["id"])
 
+    @_understood
     def friends(self, credentials: dict, cursor: str) -> tuple[list[str], str]:
         params = {"fields": "id", "limit": FRIENDS_A_PAGE} | ({"after": cursor} if cursor else {})
         page = self._ask("GET", "me/friends", credentials, params)
         paging = page.get("paging", {})
-        return [friend["id"] for friend in page["data"]], paging["cursors"]["after"] if "next" in paging else ""
+        return [_id(friend["id"]) for friend in page["data"]], paging["cursors"]["after"] if "next" in paging else ""
 
     def _ask(self, method: str, path: str, credentials: dict, params: dict):
-        where = {"data" if method == "POST" else "params": params}
+        # That we have the app's secret: without it, a stolen token opens nothing.
+        proof = hmac.digest(settings.FACEBOOK_SECRET.encode(), credentials["token"].encode(), "sha256").hex()
+        where = {"data" if method == "POST" else "params": params | {"appsecret_proof": proof}}
         headers = {"Authorization": f"Bearer {credentials['token']}"}
         return self._answer(_request(method, f"{settings.FACEBOOK_URL}/{path}", headers=headers, **where))
 
-    def _answer(self, response: requests.Response) -> dict:
-        answer = _json(response)
-        if response.status_code == 200:
+    def _answer(self, response: Answer) -> dict:
+        answer = json.loads(response.body)
+        if response.status == 200:
             return answer
         error = answer.get("error") or {}
         match error.get("code"):
@@ -228,13 +273,11 @@ class Facebook:
                 raise LinkBroken(self.title)
             case 506:
                 raise Duplicate
-            case 4 | 17 | 32:
-                raise _busy(response)
-        if response.status_code == 429:
-            raise _busy(response)
+            case 4 | 17 | 32 | 341 | 613:
+                raise _busy(response.headers)
         if error.get("is_transient"):
             raise Away(f"Facebook says: {error}")
-        raise Refused(f"Facebook says: {error.get('message') or response.status_code}")
+        raise Refused(f"Facebook says: {error.get('message') or response.status}")
 
 
 NETWORKS: dict[str, Network] = {"facebook": Facebook(), "twitter": Twitter()}
@@ -245,27 +288,44 @@ def offered() -> dict[str, Network]:
     return {name: network for name, network in NETWORKS.items() if network.is_offered()}
 
 
-def _request(method: str, url: str, **options) -> requests.Response:
-    """Raises Away, also for a redirect: what we send is for nobody else."""
+def _request(method: str, url: str, **options) -> Answer:
+    """Raises Busy; and Away, also for a redirect: what we send is for nobody else."""
+    options |= {"allow_redirects": False, "stream": True}
+    until = time.monotonic() + sum(TIMEOUTS)
     try:
-        response = requests.request(method, url, timeout=TIMEOUTS, allow_redirects=False, **options)
-    except requests.RequestException as error:
-        raise Away(f"{method} {url}: {type(error).__name__}") from None  # whose text may have a secret in it
-    if response.status_code >= 500 or response.status_code < 200 or response.is_redirect:
-        raise Away(f"{method} {url}: {response.status_code}")
-    return response
+        with requests.request(method, url, timeout=TIMEOUTS, **options) as response:
+            answer = Answer(response.status_code, response.headers, _body(response, until))
+    except (requests.RequestException, HTTPError) as error:
+        reason = getattr(error.args[0] if error.args else None, "reason", None)
+        kind = Away if isinstance(reason, ConnectTimeoutError | NewConnectionError) else Slow
+        raise kind(f"{method} {url}: {type(error).__name__}") from None  # whose text may have a secret in it
+    if answer.status == 429:
+        raise _busy(answer.headers)
+    if answer.status // 100 not in (2, 4):
+        kind = Slow if answer.status == 504 else Away  # their own time-out
+        raise kind(f"{method} {url}: {answer.status}")
+    return answer
 
 
-def _json(response: requests.Response):
-    try:
-        return response.json()
-    except ValueError:
-        raise Away(f"{response.status_code} without JSON") from None
+def _body(response: requests.Response, until: float) -> bytes:
+    """What an answer says; no endless one, in size or time."""
+    body = b""
+    while part := response.raw.read1(1 << 16, decode_content=True):
+        body += part
+        if len(body) > LONGEST_ANSWER or time.monotonic() > until:
+            raise HTTPError("too much, or too slow")
+    return body
 
 
-def _busy(response: requests.Response) -> Busy:
+def _id(value: str) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_ID:
+        raise TypeError("this is no ID")
+    return value
+
+
+def _busy(headers: Mapping[str, str]) -> Busy:
     """By the headers that say when to come again, if they do."""
-    after, reset = (response.headers.get(name, "") for name in ("Retry-After", "X-Rate-Limit-Reset"))
+    after, reset = headers.get("Retry-After", ""), headers.get("X-Rate-Limit-Reset", "")
     if after.isdecimal():
         seconds = int(after)
     else:

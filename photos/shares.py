@@ -2,15 +2,16 @@
 
 Nothing is posted twice. Before the request, the row says `posting`: whoever finds it so (after a time-out, a 5xx, or
 the death of a worker) does not know whether the service has posted, so first it looks for the permalink in what the
-user has posted lately. That holds whatever the user has made of the caption since. A post that took longer to appear
-than the pause before that look is left to the service's own check for duplicates, which Twitter (187) and Facebook
-(506) have for what has just been said; it alone would not do, for it compares texts, and forgets.
+user has posted lately. That holds whatever the user has made of the caption since. After a time-out the service may
+still be at it, so that the look waits for HELD. A post that takes longer yet to appear is left to the service's own
+check for duplicates, which Twitter (187) and Facebook (506) have for what has just been said; it alone would not do,
+for it compares texts, and forgets.
 """
 
 import datetime
 
+from django.db.models import F, Q
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from photos import networks, sharing
@@ -82,9 +83,9 @@ def share(owner_id: int, photo_id: int, service: str) -> None:
             if isinstance(error, networks.LinkBroken):
                 sharing.note_broken(account)
             _note(held, status=ShareStatus.FAILED, message=str(error)[:300])
-    except networks.Away:
+    except networks.Away as error:
         with on_shard(owner_id):
-            _note(held)
+            _note(held, held_until=Now() + HELD if isinstance(error, networks.Slow) else None)
         raise
     else:
         with on_shard(owner_id):
@@ -95,12 +96,18 @@ def _take(owner_id: int, photo_id: int, service: str) -> Share | None:
     """Marks a share as being posted, by this run alone; returns it as it was before, None if nothing is to be done."""
     with shard_transaction(owner_id):
         shares = Share.objects.filter(photo_id=photo_id, service=service)
-        found = shares.select_for_update().first()
+        # By the clock of Postgres alone: those of the workers may differ.
+        times = {
+            "is_held": Q(held_until__gt=Now()),
+            "is_held_long": Q(held_until__gt=Now() + HELD),
+            "age": Now() - F("wished_at"),
+        }
+        found = shares.select_for_update().annotate(**times).first()
         if found is None or found.status not in (ShareStatus.WAITING, ShareStatus.POSTING):
             return None
-        if found.held_until and found.held_until > timezone.now():
-            if found.status == ShareStatus.WAITING:  # for the end of a rate limit, with a job of its own
-                return None
+        if found.is_held_long or (found.is_held and found.status == ShareStatus.WAITING):
+            return None  # it waits for the end of a rate limit, with a job of its own
+        if found.is_held:
             raise Taken
         shares.update(status=ShareStatus.POSTING, held_until=Now() + HELD)
     return found
@@ -128,7 +135,7 @@ def _put_off(held: Share, photo: Photo, busy: networks.Busy) -> None:
     """Comes back after a rate limit, with the same doubts as before: it has posted nothing."""
     delay = datetime.timedelta(seconds=busy.seconds)
     with shard_transaction(photo.owner_id):
-        if timezone.now() + delay - held.wished_at > GIVEN_UP_AFTER:
+        if held.age + delay > GIVEN_UP_AFTER:
             _note(held, status=ShareStatus.FAILED, message="The service took nothing from us for a day.")
             return
         _note(held, status=held.status, held_until=Now() + delay)

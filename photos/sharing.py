@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 
-from cryptography.fernet import Fernet, MultiFernet
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.db.models.functions import Now
 
@@ -51,8 +51,11 @@ def require_linked(user_id: int, services: Iterable[str]) -> None:
 
 
 def credentials_of(account: ShareAccount) -> dict[str, str | None]:
-    """What opens the account: {token, secret}."""
-    return json.loads(_cipher().decrypt(account.credentials.encode()))
+    """What opens the account: {token, secret}. Raises networks.LinkBroken if none of our keys decrypts it."""
+    try:
+        return json.loads(_cipher().decrypt(account.credentials.encode()))
+    except InvalidToken:
+        raise networks.LinkBroken(networks.NETWORKS[account.service].title) from None
 
 
 def note_broken(account: ShareAccount) -> None:

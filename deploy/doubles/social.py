@@ -16,7 +16,7 @@ import secrets
 import sys
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -30,8 +30,8 @@ from werkzeug.serving import run_simple
 from werkzeug.utils import redirect
 
 PAGE = 2  # friends a page, so that paging is tried
-HANGS = 15  # seconds of silence; who asks shall not wait for so long
-LIMIT_SECONDS = 2
+HANGS = 12  # seconds of silence; who asks shall not wait for so long
+LIMIT_SECONDS = 5
 CLOCK_SECONDS = 300
 
 URLS = Map(
@@ -52,7 +52,8 @@ URLS = Map(
         Rule("/facebook/oauth/access_token", endpoint="exchange", methods=["POST"]),
         Rule("/facebook/me", endpoint="me", methods=["GET"]),
         Rule("/facebook/me/friends", endpoint="my_friends", methods=["GET"]),
-        Rule("/facebook/me/feed", endpoint="feed", methods=["GET", "POST"]),
+        Rule("/facebook/me/feed", endpoint="feed", methods=["POST"]),
+        Rule("/facebook/me/posts", endpoint="posts_by_me", methods=["GET"]),
     ]
 )
 
@@ -62,16 +63,21 @@ TWITTERS = {
     "expired": (401, 89, "Invalid or expired token."),
     "duplicate": (403, 187, "Status is a duplicate."),
     "limit": (429, 88, "Rate limit exceeded"),
+    "daily limit": (403, 185, "User is over daily status update limit"),
     "refuse": (403, 64, "Your account is suspended and is not permitted to access this feature."),
     "error": (500, 131, "Internal error"),
+    "odd": (200, 0, "No answer to that"),
 }
 FACEBOOKS = {
     "code": (400, 100, "This authorization code has been used."),
+    "proof": (400, 100, "Invalid appsecret_proof provided in the API argument"),
     "expired": (400, 190, "Error validating access token: The session has expired."),
     "duplicate": (400, 506, "Duplicate status message"),
     "limit": (400, 17, "User request limit reached"),
+    "daily limit": (400, 341, "Application limit reached"),
     "refuse": (403, 200, "Permissions error"),
     "error": (500, 1, "An unknown error occurred"),
+    "odd": (200, 0, "No answer to that"),
 }
 
 
@@ -114,6 +120,7 @@ class Double:
         self.settings = settings
         self.validator = Validator(settings["TWITTER_KEY"], settings["TWITTER_SECRET"])
         self.posts: list[dict] = []
+        self.post_requests: Counter[tuple[str, str]] = Counter()  # the refused ones, too
         self.answers: dict[tuple[str, str, str], deque[str]] = defaultdict(deque)
         self.friends: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.begun: dict[str, dict] = {}  # request tokens, and codes
@@ -149,7 +156,8 @@ class Double:
 
     def posts_of(self, request: Request) -> Response:
         who = request.args["service"], request.args["username"]
-        return _json([post for post in self.posts if (post["service"], post["username"]) == who])
+        posts = [post for post in self.posts if (post["service"], post["username"]) == who]
+        return _json({"posts": posts, "requests": self.post_requests[who]})
 
     def told(self, request: Request) -> Response:
         """{service, username, to, answers}: how to answer the next requests to "post", "find", "me" or "friends"."""
@@ -276,9 +284,11 @@ class Double:
 
     def feed(self, request: Request) -> Response:
         username = self._facebook_user(request)
-        if request.method == "POST":
-            post = self._post("facebook", username, request.form["message"], request.form["link"])
-            return _json({"id": f"{_id_of(username)}_{post['id']}"})
+        post = self._post("facebook", username, request.form["message"], request.form["link"])
+        return _json({"id": f"{_id_of(username)}_{post['id']}"})
+
+    def posts_by_me(self, request: Request) -> Response:
+        username = self._facebook_user(request)
         found = self._found("facebook", username)[: int(request.args["limit"])]
         return _json({"data": [{"id": f"{_id_of(username)}_{post['id']}", "link": post["link"]} for post in found]})
 
@@ -295,15 +305,22 @@ class Double:
             raise Refusal("expired") from None
         if not hmac.compare_digest(self._facebook_token(username).encode(), token.encode()):
             raise Refusal("expired")
+        proof = hmac.digest(self.settings["FACEBOOK_SECRET"].encode(), token.encode(), "sha256").hex()
+        if request.values.get("appsecret_proof") != proof:
+            raise Refusal("proof")
         return username
 
     # Both
 
     def _post(self, service: str, username: str, text: str, link: str) -> dict:
-        """Posts, unless told otherwise: "lost" and "hang" are answers that get lost after the post."""
+        """Posts, unless told otherwise: "lost" and "hang" lose the answer after the post; "slow" posts late."""
+        with self.lock:
+            self.post_requests[service, username] += 1
         told = self._told(service, username, "post")
-        if told not in ("", "lost", "hang"):
+        if told not in ("", "lost", "hang", "slow"):
             raise Refusal(told)
+        if told == "slow":
+            time.sleep(HANGS)
         with self.lock:
             latest = self._of(service, username)[:1]
             if latest and (latest[0]["text"], latest[0]["link"]) == (text, link):
@@ -344,6 +361,8 @@ def _id_of(username: str) -> str:
 
 
 def _refused(request: Request, kind: str) -> Response:
+    if kind == "throttled":  # by what stands before the service
+        return Response("Too Many Requests", 429, headers={"Retry-After": str(LIMIT_SECONDS)})
     is_twitter = request.path.startswith("/twitter/")
     status, code, message = (TWITTERS if is_twitter else FACEBOOKS)[kind]
     error = {"code": code, "message": message}

@@ -37,7 +37,11 @@ class Account:
 
     def posts(self) -> list[dict]:
         """What was posted: {id, text, link}, the oldest first."""
-        return _double("GET", "_posts", params=self._who())
+        return _double("GET", "_posts", params=self._who())["posts"]
+
+    def post_requests(self) -> int:
+        """How often it was asked to post, with what it refused: once, where nothing shall be posted twice."""
+        return _double("GET", "_posts", params=self._who())["requests"]
 
     def will_answer(self, *answers: str, to: str = "post") -> None:
         """How the service will answer the next requests for this account."""

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from photos import networks, shares
-from photos.models import Share
+from photos.models import Share, ShareAccount
 from shardmap.shards import on_shard
 from tests.notifications.test_push import got, phone
 from tests.photos.social import SERVICES, Account, ended, share_of, shared
@@ -34,10 +34,11 @@ def test_caption_and_permalink_are_posted_when_the_photo_is_ready(person, servic
 def test_a_photo_is_shared_later_and_once(person, service):
     one = person()
     account, media = Account(one, service), one.take(caption="")
-    for _ in range(2):
+    for caption in ("At the sea", "At the lake"):
+        one.post(f"media/{media['id']}", caption=caption)
         one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
         settled(one)
-    assert len(account.posts()) == 1
+    assert (len(account.posts()), account.post_requests()) == (1, 1)
     assert share_of(one, media, service)["status"] == "shared"
 
 
@@ -58,6 +59,7 @@ def test_a_job_that_comes_twice_even_at_once_posts_once(person, service):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
     assert [post["link"] for post in account.posts()] == [media["link"], other["link"]]
+    assert account.post_requests() == 2
 
 
 def test_an_expired_link_is_marked_and_its_user_told(person, service):
@@ -69,7 +71,7 @@ def test_an_expired_link_is_marked_and_its_user_told(person, service):
     assert (share["status"], account.status()) == ("failed", "broken")
     assert share["message"] == f"{title} lets us in no longer. Please link your account again."
     _, again = shared(one, service)  # which does not even ask
-    assert (again["status"], account.posts()) == ("failed", [])
+    assert (again["status"], account.post_requests()) == ("failed", 1)
     settled(one)
     (payload,) = got(token)
     assert payload["aps"]["alert"]["body"].startswith(f"{title} lets us in no longer.")
@@ -109,10 +111,32 @@ def test_a_rate_limit_puts_it_off_until_the_service_says(person, service):
     media = one.publish(**{"share_to[]": [service]})
     put_off = eventually(lambda: row_of(one, media, service, status="waiting", held_until__gt=timezone.now()))
     assert account.posts() == []
-    assert put_off.held_until < timezone.now() + datetime.timedelta(seconds=3)
+    assert put_off.held_until < timezone.now() + datetime.timedelta(seconds=6)
     assert ended(one, media, service)["status"] == "shared"
     assert timezone.now() > put_off.held_until
-    assert len(account.posts()) == 1
+    assert (len(account.posts()), account.post_requests()) == (1, 2)
+
+
+@pytest.mark.parametrize("limit", ["daily limit", "throttled"])
+def test_a_rate_limit_is_one_whatever_it_is_called(person, service, limit):
+    one = person()
+    account, media = Account(one, service), one.take()
+    account.will_answer(limit)
+    one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
+    assert eventually(lambda: row_of(one, media, service, status="waiting", held_until__gt=timezone.now()))
+    assert (account.posts(), account.post_requests()) == ([], 1)
+
+
+@pytest.mark.parametrize("status", ["waiting", "posting"])
+def test_what_is_put_off_has_a_job_of_its_own_and_others_leave_it(person, service, status):
+    one = person()
+    account, media = Account(one, service), one.take()
+    later = timezone.now() + datetime.timedelta(minutes=10)
+    with on_shard(one.id):
+        Share.objects.create(photo_id=photo_id(media["id"]), service=service, status=status, held_until=later)
+    shares.share(one.id, photo_id(media["id"]), service)
+    assert row_of(one, media, service).held_until == later
+    assert account.post_requests() == 0
 
 
 def test_a_rate_limit_that_does_not_end_for_a_day_is_the_end(person, service):
@@ -156,20 +180,20 @@ def test_an_error_of_the_service_is_tried_again(person, service):
     account = Account(one, service)
     account.will_answer("error", "error")
     _, share = shared(one, service)
-    assert (share["status"], len(account.posts())) == ("shared", 1)
+    assert (share["status"], len(account.posts()), account.post_requests()) == ("shared", 1, 3)
 
 
 def test_an_answer_that_is_lost_is_no_second_post_even_with_another_caption(person, service):
     one = person()
     account = Account(one, service)
     account.will_answer("lost")
-    account.will_answer("error", "error", to="find")
+    account.will_answer("error", "odd", to="find")
     media = one.publish(caption="At the sea", **{"share_to[]": [service]})
     (posted,) = eventually(account.posts)
     one.post(f"media/{media['id']}", caption="At the lake")
     share = ended(one, media, service)
     assert share["post_id"].endswith(posted["id"])
-    assert account.posts() == [posted]
+    assert (account.posts(), account.post_requests()) == ([posted], 1)
 
 
 def test_what_was_posted_before_it_failed_is_found_when_it_is_shared_again(person, service):
@@ -179,10 +203,22 @@ def test_what_was_posted_before_it_failed_is_found_when_it_is_shared_again(perso
     account.will_answer("expired", to="find")
     media, share = shared(one, service)
     assert (share["status"], len(account.posts())) == ("failed", 1)
+    one.post(f"media/{media['id']}", caption="At the lake")
     account.link()
     one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
     settled(one)
-    assert (share_of(one, media, service)["status"], len(account.posts())) == ("shared", 1)
+    assert share_of(one, media, service)["status"] == "shared"
+    assert (len(account.posts()), account.post_requests()) == (1, 1)
+
+
+def test_credentials_that_no_key_decrypts_are_a_broken_link(person, service):
+    one = person()
+    account, media = Account(one, service), one.take()
+    with on_shard(one.id):
+        ShareAccount.objects.filter(user_id=one.id).update(credentials="of a key that is gone")
+    one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
+    settled(one)
+    assert (share_of(one, media, service)["status"], account.status()) == ("failed", "broken")
 
 
 def test_a_photo_that_is_none_or_gone_is_not_shared(person, service):
