@@ -8,7 +8,7 @@ from django.db.models import Count, Min, Q
 from django.db.models.functions import Now
 
 from workers.models import OutboxJob
-from workers.registry import queue_of
+from workers.registry import QUEUES, queue_of
 
 PARKED = Q(parked_at__isnull=False)
 # A worker that died at a job has it until its lease ends: nobody can tell sooner.
@@ -42,6 +42,17 @@ def counts() -> tuple[dict[str, dict], dict[str, str]]:
         except Error as error:
             away[database] = str(error).strip() or type(error).__name__
     return dict(sorted(jobs.items())), away
+
+
+def totals(jobs: dict[str, dict]) -> dict[str, dict]:
+    """Queue → the sums of what `counts` says of its jobs, and the oldest of them."""
+    queues = {queue: {**dict.fromkeys(STATES, 0), "oldest": None} for queue in QUEUES}
+    for job in jobs.values():
+        queue = queues[job["queue"]]
+        for state in STATES:
+            queue[state] += job[state]
+        queue["oldest"] = _earlier(queue["oldest"], job["oldest"])
+    return queues
 
 
 def parked() -> list[OutboxJob]:

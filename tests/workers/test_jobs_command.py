@@ -52,7 +52,24 @@ def test_status_counts_over_all_databases(name, capsys):
     assert 0 <= job["oldest_seconds"] < 60
     call_command("jobs", "status")
     shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(name))
-    assert shown.split()[1:5] == ["default", str(len(rows) - 2), "1", "1"]
+    assert shown.split()[1:4] == [str(len(rows) - 2), "1", "1"]
+    assert shown.split()[-1] == "default"
+
+
+def test_status_has_the_totals_of_each_queue(name, capsys):
+    enqueue_everywhere(name)
+    found = status(capsys)
+    assert list(found["queues"]) == ["urgent", "default"]
+    for queue, total in found["queues"].items():
+        jobs = [job for job in found["jobs"].values() if job["queue"] == queue]
+        for state in ("waiting", "running", "parked"):
+            assert total[state] == sum(job[state] for job in jobs)
+        ages = [job["oldest_seconds"] for job in jobs if job["oldest_seconds"] is not None]
+        assert total["oldest_seconds"] == max(ages, default=None)
+    assert found["queues"]["default"]["waiting"] >= found["jobs"][name]["waiting"] > 1
+    call_command("jobs", "status")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["queue", "urgent", "default"]
 
 
 def test_a_failed_job_waits(name, capsys):

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from workers import outbox
 from workers.registry import all_jobs
-from workers.status import STATES, counts, name_of, parked
+from workers.status import STATES, counts, name_of, parked, totals
 
 
 class Command(BaseCommand):
@@ -15,7 +15,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
-        status = actions.add_parser("status", help="how many of each job wait, run and are parked")
+        status = actions.add_parser("status", help="how many wait, run and are parked, of each queue and of each job")
         status.add_argument("--json", action="store_true")
         actions.add_parser("parked", help="the jobs that were given up, and why")
         replay = actions.add_parser("replay", help="let parked jobs try again, from the first attempt")
@@ -36,21 +36,25 @@ def show_status(as_json: bool) -> None:
     """Raises CommandError when a database did not answer, after what the others said."""
     all_jobs()  # which know their queues
     jobs, away = counts()
+    queues = totals(jobs)
     now = timezone.now()
-    for job in jobs.values():
-        oldest = job.pop("oldest")
-        job["oldest_seconds"] = None if oldest is None else round((now - oldest).total_seconds(), 1)
+    for counted in (*jobs.values(), *queues.values()):
+        oldest = counted.pop("oldest")
+        counted["oldest_seconds"] = None if oldest is None else round((now - oldest).total_seconds(), 1)
     if as_json:
-        print(json.dumps({"jobs": jobs, "away": away}))
+        print(json.dumps({"queues": queues, "jobs": jobs, "away": away}))
     else:
-        columns = ("queue", *STATES, "oldest_seconds")
-        print(f"{'job':32}" + "".join(f"{column:>15}" for column in columns))
-        for name, job in jobs.items():
-            print(f"{name:32}" + "".join(f"{'' if job[column] is None else job[column]:>15}" for column in columns))
-        total = {state: sum(job[state] for job in jobs.values()) for state in STATES}
-        print(", ".join(f"{number} {state}" for state, number in total.items()))
+        show_table("queue", queues, (*STATES, "oldest_seconds"))
+        print()
+        show_table("job", jobs, (*STATES, "oldest_seconds", "queue"))
     if away:
         raise CommandError("away, and not counted: " + "; ".join(f"{name}: {why}" for name, why in away.items()))
+
+
+def show_table(title: str, rows: dict[str, dict], columns: tuple[str, ...]) -> None:
+    print(f"{title:32}" + "".join(f"{column:>15}" for column in columns))
+    for name, row in rows.items():
+        print(f"{name:32}" + "".join(f"{'' if row[column] is None else row[column]:>15}" for column in columns))
 
 
 def show_parked() -> None:
