@@ -203,8 +203,8 @@ def failed(row: OutboxJob, error: str) -> None:
 
 
 def replay(row: OutboxJob) -> None:
-    """Lets a parked job try again, from the first attempt."""
-    _stored(row).update(parked_at=None, attempts=0, due_at=Now(), held_until=Now())
+    """Lets a parked job try again, from the first attempt. One that is replayed by now may be running: it is left."""
+    _stored(row).filter(parked_at__isnull=False).update(parked_at=None, attempts=0, due_at=Now(), held_until=Now())
 
 
 def _park(row: OutboxJob, error: str) -> None:
