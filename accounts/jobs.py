@@ -1,7 +1,10 @@
 """What follows from changes to accounts and to the follow graph."""
 
+from datetime import timedelta
+
 from django.db import transaction
-from oauth2_provider.models import AccessToken, Application
+from django.db.models.functions import Now
+from oauth2_provider.models import AccessToken, Application, Grant
 
 from accounts import graph
 from shardmap import cache
@@ -17,6 +20,12 @@ job("accounts.approve_all")(graph.approve_all)
 @job("accounts.forget", queue="urgent")
 def forget(keys: list[str]) -> None:
     cache.forget_surely(*keys)
+
+
+@job("accounts.clear_expired", every=timedelta(days=1))
+def clear_expired() -> None:
+    """Removes codes that no client came for. (Access tokens end by revocation, long before they expire.)"""
+    delete_all(Grant.objects.filter(expires__lt=Now()))
 
 
 @job("accounts.erase")

@@ -109,9 +109,6 @@ class Validator(OAuth2Validator):
     def save_authorization_code(self, client_id, code, request, *args, **kwargs) -> None:
         # OpenID's and RFC 8707's parameters, which we do not offer: not from the URL into the database.
         request.nonce, request.claims, request.resource = "", {}, []
-        # Codes that nobody came for are cleared by the next one, so they need no job.
-        now = datetime.datetime.now(datetime.UTC)
-        Grant.objects.filter(user=request.user, application=request.client, expires__lt=now).delete()
         super().save_authorization_code(client_id, code, request, *args, **kwargs)
 
     def _save_bearer_token(self, token, request, *args, **kwargs) -> None:

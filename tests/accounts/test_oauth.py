@@ -15,9 +15,11 @@ from django.conf import settings
 from oauth2_provider.models import AccessToken, Application, Grant, RefreshToken
 
 from accounts import tokens
+from accounts.jobs import clear_expired
 from accounts.models import User
 from shardmap.redis_client import redis_client
 from tests.support import PASSWORD, Person, Refused, get
+from workers.registry import all_periods
 
 SITE = settings.SITE_URL
 CALLBACK = "https://app.example/callback"
@@ -752,13 +754,16 @@ def test_a_code_expires(user, server):
     assert error_of(server.exchange(code)) == "OAuthAccessTokenException"
 
 
-def test_expired_codes_go_with_the_next_one(user, developer):
+def test_expired_codes_are_cleared_each_day(user, developer):
     client = Client(developer)
     for _ in range(3):
         client.allowed(user)
         Grant.objects.filter(application__client_id=client.id).update(expires=_seconds_ago(1))
-    client.allowed(user)
+    code = client.allowed(user)["code"]
+    assert all_periods()["accounts.clear_expired"] == datetime.timedelta(days=1)
+    clear_expired()
     assert grants(client) == 1
+    assert client.exchange(code).status_code == 200
 
 
 def test_a_code_is_for_the_client_that_it_was_made_for(user, developer, server, phone):
