@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import timedelta
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -88,9 +87,12 @@ class Run:
         self.rows().filter(parked_at=None).update(due_at=Now(), held_until=Now())
 
     def end_leases_of_the_dead(self) -> None:
-        """Of jobs that take less than two seconds: who has had one for longer is dead."""
-        long_ago = Now() - timedelta(seconds=2)
-        self.rows().filter(parked_at=None, started_at__lt=long_ago).update(due_at=Now(), held_until=Now())
+        """Of jobs that no living process says it does: it says so before it claims one, and until the row is gone."""
+        held = self.rows().filter(parked_at=None, started_at__isnull=False, held_until__gt=Now())
+        ids = list(held.values_list("id", flat=True))
+        at_work = {title.rpartition(":")[2] for pool in self.pools for title in pool.titles()}
+        dead = [row_id for row_id in ids if str(row_id) not in at_work]
+        self.rows().filter(id__in=dead).update(due_at=Now(), held_until=Now())
 
     def pool(self, *arguments: str, **environment: str) -> "Pool":
         pool = Pool(self.name, arguments, environment)
