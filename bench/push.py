@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import threading
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median, quantiles
@@ -81,13 +80,13 @@ def _likes() -> dict[str, float]:
     def like(number: int) -> tuple[str, float]:
         """The photo, and when its like was answered."""
         photo_id, owner_id = photos[number]
-        liker = next(one for one in likers if one != owner_id and (owner_id - one) % PEOPLE not in world.OFFSETS)
-        likers.rotate(-1)
+        in_turn = (likers[(number + step) % len(likers)] for step in range(len(likers)))
+        liker = next(one for one in in_turn if one != owner_id and (owner_id - one) % PEOPLE not in world.OFFSETS)
         threading.Event().wait(max(0, start + number / LIKES_A_SECOND - time.time()))
         call("POST", f"media/{photo_id}_{owner_id}/likes", {"token": tokens[liker]})
         return f"{photo_id}_{owner_id}", time.time()
 
-    likers = deque(tokens)
+    likers = list(tokens)
     with ThreadPoolExecutor(32) as phones:
         answered = dict(phones.map(like, range(LIKES)))
     deadline = time.time() + ARRIVE_SECONDS
