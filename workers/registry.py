@@ -8,8 +8,8 @@ A job is a function in an app's `jobs.py`:
 It may run twice, and two jobs may arrive in any order, so it reads the present state and moves it to where it should
 be. A record that is gone by now is success, not an error.
 
-A job without arguments may be periodic: `@job("accounts.clear_expired", every=timedelta(days=1))`. The relay enqueues it
-(periodic.py).
+A job without arguments may be periodic: `@job("accounts.clear_expired", every=timedelta(days=1))`. The relay enqueues
+it (periodic.py).
 """
 
 from collections.abc import Callable, Iterable
