@@ -5,6 +5,9 @@ import threading
 import time
 from dataclasses import dataclass
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 from jwcrypto import jwk, jwt
 from jwcrypto.common import JWException
 
@@ -26,7 +29,7 @@ class Credentials:
 class Authorization:
     """The headers that all of an app's notifications have, on all connections the same.
 
-    Raises ValueError when the credentials' key is none.
+    Raises ValueError when the credentials' key or certificate is none.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -36,6 +39,8 @@ class Authorization:
         self._lock = threading.Lock()
         if credentials.key:
             self._renew()
+        else:
+            _require_usable(credentials.certificate.encode())
 
     def headers(self) -> tuple[str, ...]:
         with self._lock:
@@ -59,3 +64,13 @@ class Authorization:
         self._headers = (f"apns-topic: {self._credentials.topic}", f"authorization: bearer {token.serialize()}")
         self._since = time.monotonic()
         self._until = self._since + JWT_SECONDS
+
+
+def _require_usable(pem: bytes) -> None:
+    """Raises ValueError unless it is a certificate with its own key. libcurl would say so with each notification."""
+    try:
+        certificate, key = load_pem_x509_certificate(pem), load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"certificate: {error}") from None
+    if certificate.public_key() != key.public_key():
+        raise ValueError("certificate: the key is that of another")

@@ -13,6 +13,7 @@ Instead of its structs, `notify` also takes their JSON text, which costs an eigh
 import logging
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from threading import Lock
 from xmlrpc.client import Fault
@@ -37,7 +38,7 @@ INVALID, UNKNOWN, INTERNAL, UNAVAILABLE = 400, 404, 500, 503
 class App:
     """A provisioned app: its connections, and the device tokens that APNs said were dead.
 
-    Raises ValueError when the credentials' key is none.
+    Raises ValueError when the credentials' key or certificate is none.
     """
 
     def __init__(self, credentials: Credentials, environment: str, timeout: int) -> None:
@@ -82,7 +83,7 @@ class Service:
         """Makes an app known, or known anew. `environment` is "production" or "sandbox", `timeout` in seconds.
 
         `credentials` is {topic, key, key_id, team_id} for a signing key (the text of a .p8 file), or
-        {topic, certificate} for a certificate with its key (the text of a PEM file).
+        {topic, certificate} for a certificate with its key (the text of a PEM file, or its path).
         """
         if environment not in settings.APNS_URLS:
             raise Fault(INVALID, f"environment: {environment!r} is neither 'production' nor 'sandbox'")
@@ -141,8 +142,17 @@ class Service:
 
 
 def _credentials(given: dict | str) -> Credentials:
-    fields = {"certificate": given} if isinstance(given, str) else dict(given)
-    fields.setdefault("topic", settings.APNS_TOPIC)
+    fields = {"certificate": given} if isinstance(given, str) else given
+    if not isinstance(fields, dict):
+        raise Fault(INVALID, "credentials: must be a struct, or a certificate")
+    for name, value in fields.items():
+        # A topic with a line of its own would be a header of its own. PEM has lines.
+        is_pem = name in ("certificate", "key")
+        if not isinstance(value, str) or not value.isascii() or not (is_pem or value.isprintable()):
+            raise Fault(INVALID, f"credentials: {name} is no text in ASCII")
+    fields = {"topic": settings.APNS_TOPIC} | fields
+    if "certificate" in fields:
+        fields["certificate"] = _pem(fields["certificate"])
     try:
         credentials = Credentials(**fields)
     except TypeError:
@@ -150,6 +160,18 @@ def _credentials(given: dict | str) -> Credentials:
     if bool(credentials.certificate) == bool(credentials.key and credentials.key_id and credentials.team_id):
         raise Fault(INVALID, "credentials: give {topic, key, key_id, team_id}, or {topic, certificate}")
     return credentials
+
+
+def _pem(certificate: str) -> str:
+    """The text of a PEM file. pyapns took that, or the file's path, and so do we."""
+    if "-----BEGIN " in certificate or not certificate:
+        return certificate
+    try:
+        if Path(certificate).is_file():
+            return Path(certificate).read_text("ascii")
+    except (OSError, ValueError):
+        pass
+    raise Fault(INVALID, "credentials: certificate is neither PEM nor the path of such a file")
 
 
 class Handler(SimpleXMLRPCRequestHandler):

@@ -1,12 +1,14 @@
 """Runs the service that talks to APNs, until it is told to stop (SIGTERM). See docs/push.md."""
 
 import signal
+import socket
 import threading
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from notifications.pyapns.service import Server
 
@@ -14,12 +16,23 @@ from notifications.pyapns.service import Server
 WORKERS_WAIT = 5
 
 
+def loopback_of(url: str) -> tuple[str, int]:
+    """Where to listen. Raises CommandError if others than this host could come there: they could notify all phones."""
+    host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
+    try:
+        is_loopback = ip_address(socket.gethostbyname(host)).is_loopback
+    except OSError as error:
+        raise CommandError(f"PYAPNS_URL: {host!r}: {error}") from None
+    if not is_loopback:
+        raise CommandError(f"PYAPNS_URL: {host!r} is not of loopback, and the service listens nowhere else")
+    return host, port
+
+
 class Command(BaseCommand):
     help = __doc__
 
     def handle(self, *args, **options) -> None:
-        address = urlsplit(settings.PYAPNS_URL)
-        with Server((address.hostname, address.port)) as server:
+        with Server(loopback_of(settings.PYAPNS_URL)) as server:
             if settings.APNS_KEY_FILE:
                 key = {
                     "key": Path(settings.APNS_KEY_FILE).read_text(),
