@@ -26,6 +26,11 @@ def got(token: str) -> list[dict]:
     return [json.loads(request["payload"]) for request in apns_requests(token) if request["status"] == 200]
 
 
+def delivered(token: str) -> set[str]:
+    """The IDs of the notifications that a phone has got."""
+    return {request["id"] for request in apns_requests(token) if request["status"] == 200}
+
+
 def like(one: Person, media: dict) -> None:
     one.post(f"media/{media['id']}/likes")
 
@@ -149,3 +154,21 @@ def test_while_the_service_is_away_pushes_wait(two, stopped):
     ctl("start", "pyapns")
     settled(one, fan)
     assert len(got(token)) == 1
+
+
+@pytest.mark.alone
+def test_what_is_on_its_way_when_the_service_is_killed_arrives(person):
+    one = person()
+    photos = [photo_id(one.publish()["id"]) for _ in range(8)]
+    token = phone(one, "dead0050")  # half of the tries fail, so that each push takes a while
+    settled(one)
+    names = [new_username() for _ in range(24)]
+    users = User.objects.bulk_create(User(username=name, email=name, full_name="") for name in names)
+    for number, user in enumerate(users):
+        likes.like(user.id, photos[number % 8], one.id)
+    eventually(lambda: delivered(token), what="the first has arrived")
+    ctl("kill", "pyapns")
+    assert len(delivered(token)) < len(users)
+    eventually(lambda: [row for row in jobs_of(one.id) if "Unavailable" in row.last_error], what="some were cut off")
+    settled(one)
+    assert len(delivered(token)) == len(users)

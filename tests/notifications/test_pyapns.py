@@ -12,19 +12,24 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from xmlrpc.client import Fault, ServerProxy
 
 import pytest
 from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.test import override_settings
 from jwcrypto import jwk, jwt
 
-from notifications.pyapns import apns, client
+from notifications.pyapns import apns, authorization, client
 from notifications.pyapns.authorization import Authorization, Credentials
 from tests.support import apns_log, apns_requests, ctl, eventually
 
 HELLO = {"aps": {"alert": {"body": "Hello!"}}}
 KEY = {"key": Path(settings.APNS_KEY_FILE).read_text(), "key_id": "ABCDEFGHIJ", "team_id": "TEAM000001"}
+CERTIFICATE = Path(settings.APNS_CA_FILE).read_text()
+CERTIFICATE_KEY = Path(settings.APNS_CA_FILE).with_suffix(".key").read_text()
 
 
 @pytest.fixture
@@ -124,10 +129,51 @@ def test_the_provider_token_is_signed_with_the_key_and_used_again(service, app):
     assert 0 <= time.time() - claims["iat"] < 60
 
 
-def test_an_app_may_show_a_certificate_instead(service):
-    pem = Path(settings.APNS_CA_FILE).read_text() + Path(settings.APNS_CA_FILE).with_suffix(".key").read_text()
-    app_id, phone = f"app{secrets.token_hex(4)}", token()
-    service.provision(app_id, {"certificate": pem, "topic": "com.example.old"}, "production")
+@pytest.fixture
+def clock(monkeypatch):
+    """What `authorization` takes for the time, in a list."""
+    clock = [1000.0]
+    monkeypatch.setattr(authorization, "time", SimpleNamespace(monotonic=lambda: clock[0], time=time.time))
+    return clock
+
+
+def test_the_provider_token_is_renewed_after_forty_minutes(clock):
+    shown = Authorization(Credentials(**KEY, topic="com.example.test"))
+    first = shown.headers()
+    clock[0] += 40 * 60 - 1
+    assert shown.headers() == first
+    clock[0] += 2
+    second = shown.headers()
+    assert second != first
+    clock[0] += 40 * 60 - 1
+    assert shown.headers() == second
+
+
+def test_a_provider_token_of_which_apple_says_that_it_has_expired_is_renewed_but_not_within_ten_seconds(clock):
+    shown = Authorization(Credentials(**KEY, topic="com.example.test"))
+    first = shown.headers()
+    clock[0] += 9
+    shown.has_expired()
+    assert shown.headers() == first
+    clock[0] += 2
+    second = shown.headers()
+    assert second != first
+    for _ in range(100):  # all that were on their way
+        shown.has_expired()
+        assert shown.headers() == second
+    clock[0] += 60
+    third = shown.headers()
+    assert third != second
+    clock[0] += 60
+    assert shown.headers() == third
+
+
+@pytest.mark.parametrize("is_path", [False, True])
+def test_an_app_may_show_a_certificate_instead(service, tmp_path, is_path):
+    file, app_id, phone = tmp_path / "app.pem", f"app{secrets.token_hex(4)}", token()
+    file.write_text(CERTIFICATE + CERTIFICATE_KEY)
+    certificate = str(file) if is_path else file.read_text()
+    service.provision(app_id, {"certificate": certificate, "topic": "com.example.old"}, "production")
     service.notify(app_id, phone, HELLO)
     (got,) = apns_requests(phone)
     assert got["certificate"] == "CN=APNs double"
@@ -257,13 +303,32 @@ def test_what_cannot_be_sent_is_refused_and_nothing_is_sent(service, app, tokens
         (KEY | {"key": "no key"}, "sandbox", 15, "credentials: key"),
         (KEY | {"secret": "x"}, "sandbox", 15, "are not those of a key or of a certificate"),
         ({"topic": "com.example"}, "sandbox", 15, r"give \{topic, key, key_id, team_id\}"),
+        (KEY | {"topic": 7}, "sandbox", 15, "topic is no text in ASCII"),
+        (KEY | {"topic": "com.exämple"}, "sandbox", 15, "topic is no text in ASCII"),
+        (KEY | {"topic": "com.example\napns-priority: 1"}, "sandbox", 15, "topic is no text in ASCII"),
+        (KEY | {"key_id": None}, "sandbox", 15, "key_id is no text in ASCII"),
+        (["key"], "sandbox", 15, "must be a struct, or a certificate"),
+        (7, "sandbox", 15, "must be a struct, or a certificate"),
+        ("/nowhere/app.pem", "sandbox", 15, "certificate is neither PEM nor the path"),
+        ("/dev/zero", "sandbox", 15, "certificate is neither PEM nor the path"),
+        ({"certificate": "x" * 5000}, "sandbox", 15, "certificate is neither PEM nor the path"),
+        (CERTIFICATE[:200] + CERTIFICATE_KEY, "sandbox", 15, "certificate: "),
+        (CERTIFICATE, "sandbox", 15, "certificate: "),
+        (CERTIFICATE + KEY["key"], "sandbox", 15, "certificate: the key is that of another"),
     ],
 )
 def test_what_cannot_be_provisioned(service, credentials, environment, timeout, message):
-    with pytest.raises(Fault, match=message):
+    with pytest.raises(Fault, match=message) as fault:
         service.provision("bad", credentials, environment, timeout)
+    assert fault.value.faultCode == 400
     with pytest.raises(Fault, match="'bad' is not provisioned"):
         service.notify("bad", token(), HELLO)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid", ""])
+def test_the_service_listens_on_loopback_alone(host):
+    with override_settings(PYAPNS_URL=f"http://{host}:1/"), pytest.raises(CommandError, match=f"PYAPNS_URL: '{host}'"):
+        call_command("pyapns")
 
 
 def test_the_ten_lines_of_the_docs(capsys):
@@ -275,6 +340,17 @@ def test_the_ten_lines_of_the_docs(capsys):
         code = code.replace(name, repr(value))
     exec(code, {})  # noqa: S102
     assert capsys.readouterr().out.count(names["TOKEN"]) == 2
+
+
+def test_a_connection_that_apple_ends_in_good_order_loses_none_and_repeats_none(service):
+    """The double says GOAWAY after 5000 requests of a connection. One call is one sender's."""
+    app_id, phones = f"app{secrets.token_hex(4)}", [token("aa") for _ in range(5500)]
+    service.provision(app_id, KEY, "sandbox", 30)
+    assert service.notify(app_id, phones, json.dumps(HELLO)) == []
+    wanted = {f"/3/device/{phone}" for phone in phones}
+    got = [one for one in apns_requests() if one["path"] in wanted]
+    assert sorted(one["path"] for one in got) == sorted(wanted)
+    assert len({one["connection"] for one in got}) >= 2
 
 
 @pytest.mark.alone
@@ -289,13 +365,14 @@ def test_a_connection_cut_in_the_middle_of_ten_thousand_loses_none(service):
         eventually(lambda: apns_log().stat().st_size - before > 1_000_000, 20, "some are delivered")
         # Not -9: what has been answered shall be in the log.
         os.kill(int(apns_log().parents[1].joinpath("data/nginx_apns/nginx.pid").read_text()), signal.SIGTERM)
+        assert not all(one.done() for one in done), "most are still to come"
         assert [one.result() for one in done] == [[]] * len(batches)
     wanted = {f"/3/device/{phone}" for phone in phones}
     got = [one for one in apns_requests() if one["path"] in wanted]
     assert {one["path"] for one in got} == wanted
     assert len(got) - len(wanted) <= 500, "no more are repeated than were on their way"
     assert len({(one["path"], one["id"]) for one in got}) == len(wanted)
-    assert len({one["connection"] for one in got}) >= 2
+    assert len({one["process"] for one in got}) == 2, "some came before the cut, some after it by a new connection"
 
 
 @pytest.mark.alone
