@@ -12,6 +12,7 @@ User-agent: *
 Disallow: /v1/
 Disallow: /oauth/
 Disallow: /accounts/
+Disallow: /shares/
 Disallow: /developer/clients/
 """
 

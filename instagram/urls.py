@@ -1,5 +1,7 @@
 """Every path that the app servers answer, and which function does."""
 
+from functools import partial
+
 from django.urls import path, re_path
 from django.views.generic import RedirectView
 from django.views.static import serve
@@ -35,7 +37,8 @@ urlpatterns = [
     page("accounts/logout", pages.log_out),
     page("accounts/manage_access", pages.manage_access),
     page("shares", linking.accounts),
-    page("shares/{service}/link", linking.link),
+    page("shares/{service}/link", limits.limited_page(linking.link, partial(limits.of_form, name="links"))),
+    page("shares/{service}/unlink", linking.unlink),
     page("shares/{service}/callback", linking.linked),
     page("developer", reference),
     path("developer/openapi.json", openapi.serve),

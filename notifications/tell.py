@@ -33,12 +33,13 @@ from photos.sharing import linked
 from photos.visible import seen
 from shardmap import cache
 from shardmap.shards import on_shard, shard_transaction
-from workers.outbox import enqueue_many
+from workers.outbox import enqueue_in, enqueue_many
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 2000  # followers of whom one job looks who has a phone
 EXPIRES = 24 * 3600  # a phone that was off for longer is not told
+LATER = datetime.timedelta(hours=1)  # what comes in quiet hours, and must be told, is looked at again
 # Of our notifications' IDs; any will do, as long as it stays.
 NAMESPACE = uuid.UUID("5f0b6d6e-8f0e-4f4c-9a55-1d3b8e0f7c21")
 # Which of a user's wishes is about what.
@@ -83,8 +84,11 @@ def friend_joined(user_id: int, friend_id: int, service: str) -> None:
 
 
 def link_broken(user_id: int, service: str) -> None:
-    """Tells a user that a service lets us into the linked account no longer."""
-    if (devices := devices_of(user_id)) and (push := push_of_broken_link(user_id, service)):
+    """Tells a user that a service lets us into the linked account no longer; not in quiet hours, but after them."""
+    if is_quiet(settings_of(user_id), timezone.now()):
+        with shard_transaction(user_id):
+            enqueue_in(LATER, "notifications.link_broken", user_id=user_id, service=service)
+    elif (devices := devices_of(user_id)) and (push := push_of_broken_link(user_id, service)):
         _send(devices, push)
 
 
@@ -170,7 +174,7 @@ def push_of_broken_link(user_id: int, service: str) -> Push | None:
     """What to say of an account at another service, unless it was linked again, or unlinked, since."""
     wishes, people = settings_of(user_id), known(user_id, [user_id])
     account = next((one for one in linked(user_id) if one.service == service and one.is_broken), None)
-    if account is None or user_id not in people or is_quiet(wishes, timezone.now()):
+    if account is None or user_id not in people:
         return None
     payload = _payload("link_broken", text("link_broken", wishes.language, NETWORKS[service].title), people[user_id])
     payload["link"], payload["apns"]["collapse-id"] = "instagram://shares", f"link_broken:{service}"

@@ -293,6 +293,9 @@ def link_share_account(
     return schemas.share_account(sharing.link(viewer.user_id, service, username, token, secret))
 
 
+link_share_account.limited_as = "links"
+
+
 def unlink_share_account(viewer: Viewer, service: Service) -> None:
     """Forgets your account at another service. For the phone app alone."""
     require_phone(viewer)

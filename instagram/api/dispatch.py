@@ -239,16 +239,24 @@ def _params(request: HttpRequest) -> dict[str, Any]:
         if request.method != "GET":
             params |= _body(request)
     for name, value in params.items():
-        # Neither can be stored: Postgres refuses NUL, and half a surrogate pair is no character.
-        if isinstance(value, str) and ("\0" in value or (not value.isascii() and SURROGATE.search(value))):
-            raise InvalidParameters(f"{name!r}: has a character that is not text")
+        _require_text(name, value)
     return params
 
 
 def _lists(request: HttpRequest) -> dict[str, list[str]]:
     """The parameters that are lists: in queries and forms their names have a [] (`share_to[]`), in JSON they do not."""
     queries = (request.GET, request.POST)
-    return {name[:-2]: query.getlist(name) for query in queries for name in query if name.endswith("[]")}
+    lists = {name[:-2]: query.getlist(name) for query in queries for name in query if name.endswith("[]")}
+    for name, values in lists.items():
+        for value in values:
+            _require_text(name, value)
+    return lists
+
+
+def _require_text(name: str, value: Any) -> None:
+    """Raises InvalidParameters for what cannot be stored: Postgres refuses NUL, half a surrogate is no text."""
+    if isinstance(value, str) and ("\0" in value or (not value.isascii() and SURROGATE.search(value))):
+        raise InvalidParameters(f"{name!r}: has a character that is not text")
 
 
 def _body(request: HttpRequest) -> dict[str, Any]:

@@ -77,6 +77,12 @@ def of_login(request: HttpRequest) -> list[Limit]:
     ]
 
 
+def of_form(request: HttpRequest, name: str) -> list[Limit]:
+    """The limit `name` of the user who sends a form."""
+    is_sent = request.method == "POST" and request.user.is_authenticated
+    return [_limit(_hash(f"user {request.user.pk}"), name)] if is_sent else []
+
+
 def ask(limits: Iterable[Limit], now: float | None = None, ahead: Sequence[Command] = ()) -> Standing | None:
     """Asks Redis whether a request may pass; all limits have the same hash tag. See `cache.listen` for `ahead`.
 

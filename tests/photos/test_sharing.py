@@ -1,5 +1,7 @@
 """Accounts at other services, as they are linked by the phone and in the pages; and what dies while it shares."""
 
+import re
+from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -20,14 +22,21 @@ FACEBOOK = {"service": "facebook", "username": "Some Body", "token": "EAAC123"}
 
 
 def link_in_browser(browser: Browser, service: str, button: str, username: str = "") -> requests.Response:
-    """Follows the link on /shares/ to the service, and presses a button in its page; returns what we say then."""
+    """Goes from /shares/ to the service, and presses a button in its page; returns what we say then."""
     back = at_service(browser, service, button, username)
     return browser.open(back)
 
 
+def begin(browser: Browser, service: str) -> requests.Response:
+    """Presses the button on /shares/."""
+    page = browser.open("/shares/")
+    (button,) = re.findall(f"Link an(?:other)? account at {networks.NETWORKS[service].title}", page.text)
+    return browser.submit(page, button)
+
+
 def at_service(browser: Browser, service: str, button: str, username: str = "") -> str:
     """Where the service sends the browser to, after that button."""
-    login = browser.open(f"/shares/{service}/link").headers["Location"]
+    login = unescape(re.search('http-equiv="refresh" content="0; url=(.+?)"', begin(browser, service).text)[1])
     assert login.startswith((f"{settings.TWITTER_URL}/", f"{settings.FACEBOOK_LOGIN_URL}/"))
     form = {name: values[0] for name, values in parse_qs(urlsplit(login).query).items()} | {"username": username}
     if button == "Deny":
@@ -118,7 +127,6 @@ def test_an_account_is_linked_in_a_page_and_opened_by_what_came_of_it(person, se
     one, name = person(), new_username()
     browser = Browser(one)
     title = networks.NETWORKS[service].title
-    assert f'<a href="/shares/{service}/link">Link an account</a>' in browser.open("/shares/").text
     page = link_in_browser(browser, service, "Allow", name)
     assert (urlsplit(page.url).path, f"<strong>{name}</strong>" in page.text) == ("/shares/", True)
     assert one.get("shares/accounts") == [{"service": service, "username": name, "status": "linked"}]
@@ -127,7 +135,11 @@ def test_an_account_is_linked_in_a_page_and_opened_by_what_came_of_it(person, se
     account = Account(one, service, name, linked=False)
     account.will_answer("expired")
     shared(one, service)
-    assert f"{title} lets us in no longer" in browser.open("/shares/").text
+    page = browser.open("/shares/")
+    assert f"{title} lets us in no longer" in page.text
+    assert f"<strong>{name}</strong>" not in browser.submit(page, f"Unlink {title}").text
+    assert browser.submit(page, f"Unlink {title}").status_code == 200  # once more, from a page that is old
+    assert one.get("shares/accounts") == []
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -143,7 +155,7 @@ def test_an_answer_is_for_the_browser_that_asked_and_once(person, service):
     browser, others = Browser(one), Browser(other)
     back = at_service(others, service, "Allow", new_username())
     assert browser.open(back).status_code == 400
-    browser.open(f"/shares/{service}/link")
+    begin(browser, service)
     assert browser.open(back).status_code == 400
     assert one.get("shares/accounts") == []
     assert others.open(back).status_code == 200
@@ -154,7 +166,7 @@ def test_an_answer_is_for_the_browser_that_asked_and_once(person, service):
 def test_an_answer_without_what_is_needed_is_a_page(person):
     browser = Browser(person())
     for service, wrong in (("twitter", "oauth_token=é"), ("facebook", "state=é&code=x"), ("facebook", "")):
-        browser.open(f"/shares/{service}/link")
+        begin(browser, service)
         assert browser.open(f"/shares/{service}/callback?{wrong}").status_code == 400
     for service in SERVICES:
         back = at_service(browser, service, "Allow", new_username())
@@ -163,10 +175,29 @@ def test_an_answer_without_what_is_needed_is_a_page(person):
 
 
 def test_who_is_not_logged_in_logs_in_first_and_other_services_are_no_pages():
-    for path in ("/shares/", "/shares/twitter/link"):
-        assert get(path, allow_redirects=False).headers["Location"] == "/accounts/login/?next=/shares/"
-    for path in ("link", "callback"):
+    assert get("/shares/", allow_redirects=False).headers["Location"] == "/accounts/login/?next=/shares/"
+    assert get("/shares/twitter/callback", allow_redirects=False).status_code == 302
+    for path in ("link", "unlink", "callback"):
         assert Browser(Person()).open(f"/shares/myspace/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["link", "unlink"])
+def test_nothing_begins_or_ends_without_our_form(person, path):
+    one = person()
+    account, browser = Account(one, "twitter"), Browser(one)
+    page = browser.open(f"/shares/twitter/{path}")  # a link that somebody else has made
+    assert (urlsplit(page.url).path, account.status()) == ("/shares/", "linked")
+    forged = browser.request("POST", f"/shares/twitter/{path}", headers={"Origin": "https://elsewhere.example"})
+    assert (forged.status_code, account.status()) == (403, "linked")
+
+
+def test_links_are_limited(person):
+    one = person()
+    browser, linked = Browser(one), one.call("POST", "shares/accounts", form=FACEBOOK)
+    assert linked.headers["X-Ratelimit-Limit"] == str(settings.RATE_LIMITS["links"])
+    page, most = browser.open("/shares/"), settings.RATE_LIMITS["links"]
+    codes = [browser.submit(page, "Link another account at Facebook").status_code for _ in range(most + 1)]
+    assert codes == [200] * most + [429]
 
 
 def test_a_service_without_our_keys_is_not_offered(person, monkeypatch):
@@ -243,7 +274,7 @@ def test_while_the_services_are_away_pages_say_so_and_photos_wait(person, stoppe
     one = person()
     account, browser = Account(one, "facebook"), Browser(one)
     stopped("social")
-    assert browser.open("/shares/twitter/link").status_code == 503
+    assert begin(browser, "twitter").status_code == 503
     media = one.publish(**{"share_to[]": ["facebook"]})
     eventually(lambda: share_of(one, media, "facebook")["status"] == "posting")
     ctl("start", "social")

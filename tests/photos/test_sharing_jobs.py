@@ -14,7 +14,8 @@ from photos.models import Share, ShareAccount
 from shardmap.shards import on_shard
 from tests.notifications.test_push import got, phone
 from tests.photos.social import SERVICES, Account, ended, share_of, shared
-from tests.support import PASSWORD, Person, Refused, eventually, photo_id, settled
+from tests.support import PASSWORD, Person, Refused, eventually, outbox, photo_id, settled
+from workers.models import OutboxJob
 
 pytestmark = pytest.mark.parametrize("service", SERVICES)
 
@@ -80,6 +81,20 @@ def test_an_expired_link_is_marked_and_its_user_told(person, service):
     one.post(f"media/{media['id']}/shares", **{"share_to[]": [service]})
     settled(one)
     assert share_of(one, media, service)["status"] == "shared"
+
+
+def test_in_quiet_hours_its_user_is_told_later(person, service):
+    one = person()
+    account, token = Account(one, service), phone(one)
+    around = [f"{timezone.now() + datetime.timedelta(hours=hours):%H:%M}" for hours in (-1, 1)]
+    one.post("push/settings", quiet_from=around[0], quiet_to=around[1])
+    account.will_answer("expired")
+    shared(one, service)
+    (later,) = [row for row in outbox() if row.job == "notifications.link_broken" and row.args["user_id"] == one.id]
+    assert (got(token), later.due_at > timezone.now() + datetime.timedelta(minutes=50)) == ([], True)
+    one.post("push/settings", quiet_from="00:00", quiet_to="00:00")
+    OutboxJob.objects.using(later._state.db).filter(id=later.id).update(due_at=timezone.now())
+    assert eventually(lambda: got(token))
 
 
 def test_a_revoked_token_is_an_expired_one(person, service):
@@ -273,6 +288,8 @@ def test_a_service_that_is_not_linked_is_named(person, service):
             one.post(path, **form, **{"share_to[]": [service]})
     with pytest.raises(Refused, match="share_to: Input should be 'twitter' or 'facebook'"):
         one.post(f"media/{media['id']}/shares", **{"share_to[]": [service, "myspace"]})
+    with pytest.raises(Refused, match="'share_to': has a character that is not text"):
+        one.post(f"media/{media['id']}/shares", **{"share_to[]": ["\0", service]})
     assert one.get(f"media/{media['id']}/shares") == []
 
 
