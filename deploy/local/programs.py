@@ -247,7 +247,7 @@ def app(stack: Stack) -> list[Program]:
             is_app=True,
         ),
         Program("pyapns", [python, manage, "pyapns"], answers(stack.ports["pyapns"], "", ""), is_app=True),
-        Program("worker", [python, manage, "worker", "--processes=3"], is_app=True),
+        Program("worker", [python, manage, "worker", "--processes=4"], is_app=True),
         Program("relay", [python, manage, "relay"], is_app=True),
     ]
 
