@@ -13,7 +13,6 @@ import time
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import connections
 from redis import WatchError
 
 from accounts import graph
@@ -29,8 +28,8 @@ from shardmap import cache
 from shardmap.batches import delete_all
 from shardmap.ids import MAX_ID, first_id_at
 from shardmap.redis_client import Unavailable, ask_all, redis_client
-from shardmap.rows import insert_if_absent
-from shardmap.shards import current_database, on_shard, shard_transaction
+from shardmap.rows import execute, insert_if_absent
+from shardmap.shards import on_shard, shard_transaction
 from workers.mirror import mirror
 from workers.outbox import enqueue
 
@@ -145,11 +144,13 @@ def happened(user_id: int, activity_id: int) -> dict | None:
     Raises redis_client.Unavailable.
     """
     read_at = int(_redis().get(_read_key(user_id)) or first_id_at(time.time() - UNREAD_SECONDS))
-    with on_shard(user_id), connections[current_database()].cursor() as cursor:
-        cursor.execute(ONE, [read_at, activity_id, user_id])
-        *found, unread = cursor.fetchone() or [None]
-    row = Row(*found) if found else None
-    if row is None or not _holds(user_id, row):
+    with on_shard(user_id):
+        found = execute(ONE, [read_at, activity_id, user_id])
+    if not found:
+        return None
+    *row, unread = found[0]
+    row = Row(*row)
+    if not _holds(user_id, row):
         return None
     shown = _shown(user_id, [Group(row, [row.actor_id])])
     return shown[0] | {"unread": unread} if shown else None

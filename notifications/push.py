@@ -12,10 +12,20 @@ from accounts.errors import InvalidParameters, NotAllowed, NotFound
 from accounts.visibility import Sight, known, sight_of
 from notifications.models import Device, FriendTold, Muted, PushSettings
 from shardmap import cache
+from shardmap.rows import execute
 from shardmap.shards import on_shard, shard_transaction
 
 MOST_DEVICES = 20  # of a user; phones that were erased or sold leave theirs behind
 MOST_MUTED = 300  # people, by a user: a list without pages
+
+COLUMNS = [column.name for column in PushSettings._meta.concrete_fields]
+# One question, for it is asked for each push.
+WISHES = f"""
+    SELECT {", ".join(f"wishes.{column}" for column in COLUMNS)}, EXISTS (
+        SELECT FROM "logical"."notifications_muted" WHERE user_id = %(user_id)s AND muted_id = %(other_id)s
+    )
+    FROM (SELECT) AS one LEFT JOIN "logical"."notifications_pushsettings" AS wishes ON user_id = %(user_id)s
+"""
 
 
 def register(user_id: int, token: str, environment: str) -> Device:
@@ -48,6 +58,16 @@ def settings_of(user_id: int) -> PushSettings:
         return PushSettings.objects.filter(user_id=user_id).first() or PushSettings(user_id=user_id)
 
 
+def wishes_about(user_id: int, other_id: int) -> PushSettings | None:
+    """A user's settings; None if the user has muted that other one."""
+    with on_shard(user_id):
+        ((*wishes, is_muted),) = execute(WISHES, {"user_id": user_id, "other_id": other_id})
+    if is_muted:
+        return None
+    has_any = wishes[0] is not None
+    return PushSettings(**dict(zip(COLUMNS, wishes, strict=True))) if has_any else PushSettings(user_id=user_id)
+
+
 def change_settings(user_id: int, **changes: str) -> PushSettings:
     """Changes some of a user's settings. Raises InvalidParameters when there is nothing to change."""
     if not changes:
@@ -78,12 +98,6 @@ def mute(user_id: int, muted_id: int) -> dict:
 def unmute(user_id: int, muted_id: int) -> None:
     with on_shard(user_id):
         Muted.objects.filter(user_id=user_id, muted_id=muted_id).delete()
-
-
-def is_muted(user_id: int, other_id: int) -> bool:
-    """Whether a user has muted another."""
-    with on_shard(user_id):
-        return Muted.objects.filter(user_id=user_id, muted_id=other_id).exists()
 
 
 def muted_by(user_id: int) -> list[dict]:

@@ -21,7 +21,7 @@ from accounts.visibility import known
 from feeds import activity
 from notifications import coalescing
 from notifications.models import Audience, Device, Environment, FriendTold, PushSettings
-from notifications.push import devices_of, is_muted, remove, settings_of
+from notifications.push import devices_of, remove, settings_of, wishes_about
 from notifications.pyapns import client
 from notifications.pyapns.apns import DEAD, UNDELIVERED
 from notifications.texts import text
@@ -118,8 +118,8 @@ def first_photo(user_id: int, owner_id: int, photo_id: int) -> None:
 
 def push_of_activity(user_id: int, activity_id: int) -> Push | None:
     """What to say of a row of a user's activity, if anything."""
-    group, wishes = activity.happened(user_id, activity_id), settings_of(user_id)
-    if group is None or not _is_wanted(wishes, group["kind"], group["actors"][0]["id"]):
+    group = activity.happened(user_id, activity_id)
+    if group is None or not (wishes := _wishes(user_id, group["kind"], group["actors"][0]["id"])):
         return None
     if group["kind"] == "follow" and _lets_in(user_id):
         return None
@@ -138,9 +138,11 @@ def push_of_activity(user_id: int, activity_id: int) -> Push | None:
 
 def push_of_approval(follower_id: int, followee_id: int) -> Push | None:
     """What to say to who was let in, unless the follow has ended since."""
-    wishes, people = settings_of(follower_id), known(follower_id, [followee_id])
+    people = known(follower_id, [followee_id])
     is_following, version = graph.follows(follower_id, followee_id)
-    if not is_following or followee_id not in people or not _is_wanted(wishes, "approval", followee_id):
+    if not is_following or followee_id not in people:
+        return None
+    if not (wishes := _wishes(follower_id, "approval", followee_id)):
         return None
     body = text("approval", wishes.language, people[followee_id]["username"])
     event = f"approval {follower_id} {followee_id} {version}"
@@ -149,8 +151,8 @@ def push_of_approval(follower_id: int, followee_id: int) -> Push | None:
 
 def push_of_first_photo(user_id: int, owner_id: int, photo_id: int) -> Push | None:
     """What to say to a follower of a first photo."""
-    wishes, photos, people = settings_of(user_id), seen(user_id, [(photo_id, owner_id)]), known(user_id, [owner_id])
-    if not photos or owner_id not in people or not _is_wanted(wishes, "first_photo", owner_id):
+    photos, people = seen(user_id, [(photo_id, owner_id)]), known(user_id, [owner_id])
+    if not photos or owner_id not in people or not (wishes := _wishes(user_id, "first_photo", owner_id)):
         return None
     body = text("first_photo", wishes.language, people[owner_id]["username"])
     return Push(user_id, f"first_photo {photo_id}", _payload("first_photo", body, people[owner_id], photos[0]))
@@ -158,8 +160,8 @@ def push_of_first_photo(user_id: int, owner_id: int, photo_id: int) -> Push | No
 
 def push_of_friend(user_id: int, friend_id: int, service: str) -> Push | None:
     """What to say of a friend who has linked an account, unless the two know each other here, or were told."""
-    wishes, people = settings_of(user_id), known(user_id, [friend_id])
-    if friend_id not in people or not _is_wanted(wishes, "friend_joined", friend_id):
+    people = known(user_id, [friend_id])
+    if friend_id not in people or not (wishes := _wishes(user_id, "friend_joined", friend_id)):
         return None
     with on_shard(user_id):
         is_told = FriendTold.objects.filter(user_id=user_id, friend_id=friend_id).exists()
@@ -188,14 +190,16 @@ def is_quiet(wishes: PushSettings, now: datetime.datetime) -> bool:
     return start <= local < end if start <= end else not end <= local < start
 
 
-def _is_wanted(wishes: PushSettings, kind: str, actor_id: int) -> bool:
+def _wishes(user_id: int, kind: str, actor_id: int) -> PushSettings | None:
+    """The user's settings, if they let this kind of thing through now, done by that actor."""
+    wishes = wishes_about(user_id, actor_id)
+    if wishes is None or is_quiet(wishes, timezone.now()):
+        return None
     audience = getattr(wishes, WISHES[kind])
-    if audience == Audience.OFF or is_quiet(wishes, timezone.now()) or is_muted(wishes.user_id, actor_id):
-        return False
-    if audience == Audience.EVERYONE:
-        return True
-    (edges,) = cache.fetch((EDGES, [wishes.user_id]))
-    return actor_id in edges[wishes.user_id]["follows"]
+    if audience == Audience.FOLLOWING:
+        (edges,) = cache.fetch((EDGES, [user_id]))
+        return wishes if actor_id in edges[user_id]["follows"] else None
+    return wishes if audience == Audience.EVERYONE else None
 
 
 def _lets_in(user_id: int) -> bool:
