@@ -96,8 +96,12 @@ def mute(user_id: int, muted_id: int) -> dict:
 
 
 def unmute(user_id: int, muted_id: int) -> None:
+    """Notifies a user of somebody's doings again, if it did not anyway. Raises NotFound."""
     with on_shard(user_id):
         Muted.objects.filter(user_id=user_id, muted_id=muted_id).delete()
+    (users,) = cache.fetch((USERS, [muted_id]))
+    if muted_id not in users:
+        raise NotFound(f"there is no user {muted_id}")
 
 
 def muted_by(user_id: int) -> list[dict]:

@@ -37,6 +37,8 @@ def test_people_are_muted_listed_and_heard_again(person):
     unmute(one, second)
     unmute(one, second)  # is not muted by now
     assert muted(one) == [first.username]
+    nobodys = one.call("DELETE", "push/muted", form={"user_id": 2**62}).json()
+    assert nobodys["meta"]["error_type"] == "APINotFoundError"
 
 
 def test_nothing_is_pushed_of_what_a_muted_person_does(person):
