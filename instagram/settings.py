@@ -224,7 +224,7 @@ RATE_LIMITS = {
     # Of a token's requests that try the user's password.
     "passwords": 30,
     # Of a token's requests, or a user's in the pages, that link an account at another service: each asks that one.
-    "links": 30,
+    "links": 100,
     # Of an IP address, which may be that of a school, or of a carrier with a city behind it.
     "sign_ups": 100,
     "subscriptions": 100,
