@@ -10,6 +10,7 @@ A new row brings the job `notifications.tell` with it: it may be worth a push.
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from django.conf import settings
@@ -31,7 +32,7 @@ from shardmap.redis_client import Unavailable, ask_all, redis_client
 from shardmap.rows import execute, insert_if_absent
 from shardmap.shards import on_shard, shard_transaction
 from workers.mirror import mirror
-from workers.outbox import enqueue
+from workers.outbox import enqueue, enqueue_in_case
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +73,13 @@ class Group(NamedTuple):
 
 
 def set_like(user_id: int, owner_id: int, photo_id: int, is_liked: bool) -> None:
-    """Tells a photo's owner of a like, or takes that back."""
+    """Tells a photo's owner of a like, or takes that back.
+
+    The push is sent at once, by the job that is at it: likes are most of what happens, and a job less for each counts.
+    """
     if user_id != owner_id:
-        _set(owner_id, is_liked, kind=Kind.LIKE, actor_id=user_id, photo_id=photo_id, owner_id=owner_id)
+        what = {"kind": Kind.LIKE, "actor_id": user_id, "photo_id": photo_id, "owner_id": owner_id}
+        _set(owner_id, is_liked, enqueue=enqueue_in_case, **what)
 
 
 def said(user_id: int, owner_id: int, photo_id: int, comment_id: int, text: str) -> None:
@@ -201,14 +206,17 @@ def _grouped(rows: list[Row], count: int) -> tuple[list[Group], int | None]:
     return list(groups.values()), last if len(rows) == ROWS else None
 
 
-def _set(recipient_id: int, holds: bool, **what) -> None:
+def _set(recipient_id: int, holds: bool, *, enqueue: Callable = enqueue, **what) -> None:
     """Brings one row to be there, or not."""
+    tell_now = None
     with shard_transaction(recipient_id):
         if not holds:
             Activity.objects.filter(recipient_id=recipient_id, **what).delete()
         elif activity_id := insert_if_absent(Activity, returning="id", recipient_id=recipient_id, **(NO_PHOTO | what)):
-            enqueue("notifications.tell", user_id=recipient_id, activity_id=activity_id)
+            tell_now = enqueue("notifications.tell", user_id=recipient_id, activity_id=activity_id)
     _forget_copy(recipient_id)
+    if tell_now:
+        tell_now()
 
 
 def _from_shard(user_id: int, below: int) -> list[Row]:
