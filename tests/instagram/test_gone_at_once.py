@@ -30,7 +30,8 @@ from tests.support import PASSWORD, Person, ctl, eventually, get, photo_id, sett
 pytestmark = pytest.mark.alone
 
 PATHS = {one.path for one in routes() if "GET" in one.endpoints} | set(PERMALINKS)
-NAMELESS = NOBODYS | {"v1/users/{user_id}/relationship"}  # which tells of nobody but by the ID that was asked for
+# These tell of nobody but by the ID that was asked for.
+NAMELESS = NOBODYS | {"v1/users/{user_id}/relationship", "v1/media/{media_id}/shares"}
 SUBJECTS = ("one", "fan", "friend")  # of whom is read
 VIEWERS = (*SUBJECTS, "stranger", "nobody")  # nobody: a client_id alone
 
@@ -51,6 +52,7 @@ class World:
             for other in everybody:
                 if other is not person:
                     person.follow(other)
+                    other.post("push/muted", user_id=person.id)
         settled(*everybody)
         for person in everybody:
             person.feed()  # now there is one, to which photos are pushed
