@@ -7,15 +7,17 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 from django.conf import settings
+from django.db.models.functions import Now
 from requests_oauthlib import OAuth1
 
 from accounts.errors import InvalidParameters
 from photos import networks, sharing
-from photos.models import ShareAccount
-from shardmap.shards import on_shard
+from photos.models import Share, ShareAccount
+from shardmap.shards import current_database, on_shard
 from tests.accounts.test_oauth import Browser, Client
 from tests.photos.social import SERVICES, Account, ended, share_of, shared
-from tests.support import PASSWORD, Person, Refused, ctl, eventually, get, new_username, settled
+from tests.support import PASSWORD, Person, Refused, ctl, eventually, get, new_username, photo_id, settled
+from workers.models import OutboxJob
 
 TWITTER = {"service": "twitter", "username": "bird", "token": "12-abcDEF", "secret": "s3cr3t"}
 FACEBOOK = {"service": "facebook", "username": "Some Body", "token": "EAAC123"}
@@ -265,6 +267,13 @@ def test_a_worker_that_is_killed_after_the_post_leaves_one_post(person):
     assert share_of(one, media, "twitter")["status"] == "posting"
     ctl("kill", "worker")
     one.post(f"media/{media['id']}", caption="At the lake")
+    with on_shard(one.id):  # what else only the passing of half a minute does
+        held = Share.objects.filter(photo_id=photo_id(media["id"]), held_until__gt=Now())
+        assert held.update(held_until=Now()) == 1
+        jobs = OutboxJob.objects.using(current_database()).filter(
+            job="photos.share", args__photo_id=photo_id(media["id"])
+        )
+        assert jobs.update(due_at=Now(), held_until=Now()) == 1
     assert ended(one, media, "twitter", 90)["status"] == "shared"
     assert (len(account.posts()), account.post_requests()) == (1, 1)
 
