@@ -73,11 +73,11 @@ def enqueue_in(delay: datetime.timedelta, job: str, **args) -> None:
 
 
 def enqueue_in_case(job: str, **args) -> Callable[[], None]:
-    """`enqueue` for a job that the request does itself: after the commit it calls what is returned here.
+    """`enqueue` for a job that its caller does itself: after the commit, by calling what is returned here.
 
-    Until then the job is the request's, as if a worker had claimed it. Should the request die before it is done, the
-    relay submits it when that has ended (LEASE); should it fail, at once. Of errors the request is told, but for those
-    of Redis: what was committed is committed.
+    Until then the job is the caller's, as if a worker had claimed it. Should it die before the job is done, the relay
+    submits that when the claim has ended (LEASE); should the job fail, at once. Of errors the caller is told, but for
+    those of Redis: what was committed is committed.
     """
     database = _database_of_change(job)
     (row_id,) = _insert(database, job, [args], LEASE, held_for=LEASE)
