@@ -1,7 +1,7 @@
-"""Every test runs against the real servers of the stack `test` (see docs/local-stack.md): `make test` starts them.
+"""Every test runs against the real servers of a stack that it has to itself: `make test` starts one for each process
+that runs tests (docs/local-stack.md).
 
-Nothing is rolled back or emptied between tests; each makes users of its own. So tests can run at the same time, but for
-those marked `alone`: they stop servers, empty them, or look at what all users share.
+Nothing is rolled back or emptied between tests; each makes users of its own.
 """
 
 import os
@@ -11,19 +11,15 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-os.environ.setdefault("STACK", "test")
+_stacks = os.environ.get("STACKS", os.environ.get("STACK", "test")).split()
+_process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+assert _process < len(_stacks), f"a stack for each process, please: STACKS='{' '.join(_stacks)}' has too few"
+os.environ["STACK"] = _stacks[_process]
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
 django.setup()
 
 from shardmap import redis_client  # noqa: E402  (needs the settings)
 from tests.support import Person, ctl, eventually, get  # noqa: E402
-
-
-@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if {"stopped", "no_workers"} & set(item.fixturenames):
-            item.add_marker("alone")
 
 
 @pytest.fixture(autouse=True)

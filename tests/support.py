@@ -43,7 +43,6 @@ def get(path: str, **options) -> requests.Response:
 
 def ctl(action: str, *programs: str) -> None:
     """Starts, stops, restarts or kills programs of the stack under test."""
-    assert "PYTEST_XDIST_WORKER" not in os.environ, "other tests run at this time: mark this one with pytest.mark.alone"
     stack = settings.BASE_DIR / "deploy/local/stack.py"
     command = [sys.executable, stack, "ctl", action, *programs]
     subprocess.run(command, check=True, timeout=60)  # of the stack that STACK names

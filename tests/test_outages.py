@@ -6,8 +6,6 @@ from django.db.models.functions import Now
 from tests.support import Person, ctl, eventually, get, jobs_of, jpeg, settled
 from workers.models import OutboxJob
 
-pytestmark = pytest.mark.alone
-
 
 def answer_of(one: Person, method: str, path: str, **form) -> dict:
     """The envelope's `meta`. (`call` itself fails if no answer comes in time.)"""

@@ -25,12 +25,9 @@ PYTHON = str(VENV / "bin/python")
 APP_ROOMS = ("instagram", "feeds", "photos", "accounts", "workers", "shardmap", "notifications")
 DEMO = ROOT / "deploy/local/demo.py"
 
-# All tests: most of them at the same time, whole files by whichever process is free; then those that need the servers
-# to themselves (tests/conftest.py), one after the other.
-ALL_TESTS = [
-    ["pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder", "-m", "not alone"],
-    ["pytest", "-m", "alone"],
-]
+# Processes that run tests, each on a stack of its own: most of their time they wait for something. A stack is 1.3 GB.
+TEST_STACKS = [name for name in OFFSETS if name.startswith("test")]
+BYTES_OF_A_STACK = 2_000_000_000
 
 # Seconds for a program to come up. A Postgres that was killed replays its WAL first.
 PATIENCE = 60
@@ -180,45 +177,61 @@ def run(name: str) -> int:
         logs = [LOCAL / name / "logs" / f"{program}.log" for program in ("gunicorn", "worker", "relay")]
         foreground(["tail", "-n0", "-F", *logs])
     finally:
-        down_for_sure(name)
+        down_for_sure([name])
     return 0
 
 
-def down_for_sure(name: str) -> None:
+def down_for_sure(names: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print()
-    down(name)
+    at_once("down", names)
 
 
 def test(arguments: list[str]) -> int:
-    """All checks, on a stack made from nothing; says which of them failed."""
+    """All checks, on stacks made from nothing; says which of them failed."""
     prepare_local_dir()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    stacks = TEST_STACKS[: 1 if arguments else max(1, memory // BYTES_OF_A_STACK)]
+    pytest = ["pytest", *(arguments or [f"--numprocesses={len(stacks)}", "--dist=loadfile"])]
     with open(LOCAL / "make-test.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Failed("Another `make test` runs in this clone.") from None
-        clean_stack("test")
+        for name in stacks:
+            clean_stack(name)
         try:
-            up("test")
-            stack = Stack("test")
-            stack.load_secrets()
-            checks = [
-                ["ruff", "check", "."],
-                ["ruff", "format", "--check", "."],
-                ["lint-imports"],
-                *([["pytest", *arguments]] if arguments else ALL_TESTS),
-            ]
+            up(stacks[0])  # with what all of them need
+            at_once("up", stacks[1:])
+            checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["lint-imports"], pytest]
             failed = [
                 " ".join(check)
                 for check in checks
-                if foreground([VENV / "bin" / check[0], *check[1:]], cwd=ROOT, env=app_environment(stack))
+                if foreground([VENV / "bin" / check[0], *check[1:]], cwd=ROOT, env=test_environment(stacks))
             ]
         finally:
-            down_for_sure("test")
+            down_for_sure(stacks)
     print(f"Failed: {', '.join(failed)}" if failed else "All checks passed.")
     return 1 if failed else 0
+
+
+def at_once(command: str, stacks: list[str]) -> None:
+    """The command for each of these stacks, at the same time; of what it says, its errors are shown."""
+    with step(f"{command} {', '.join(stacks)}"):
+        driver = [sys.executable, str(ROOT / "deploy/local/stack.py"), command]
+        processes = [subprocess.Popen([*driver, name], stdout=subprocess.DEVNULL) for name in stacks]
+        codes = [process.wait() for process in processes]
+        if any(codes):
+            raise Failed(f"stack.py {command} failed.")
+
+
+def test_environment(stacks: list[str]) -> dict[str, str]:
+    """The caller's environment, without settings of the app; tests/conftest.py gives each process a stack."""
+    stack = Stack(stacks[0])
+    stack.load_secrets()
+    settings = stack.environment()
+    return {name: value for name, value in os.environ.items() if name not in settings} | {"STACKS": " ".join(stacks)}
 
 
 def foreground(command: list, **options) -> int:

@@ -49,8 +49,8 @@ SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_
 WITH_REPLICAS = os.environ.get("REPLICAS", "0") not in ("", "0")
 
 
-# Where a stack differs from the others. The tests sign up thousands of users, whose passwords guard nothing.
-ONLY_IN = {"test": {"PASSWORD_HASHER": "django.contrib.auth.hashers.MD5PasswordHasher"}}
+# The tests sign up thousands of users, whose passwords guard nothing.
+ONLY_IN_TESTS = {"PASSWORD_HASHER": "django.contrib.auth.hashers.MD5PasswordHasher"}
 
 
 class Failed(Exception):
@@ -67,6 +67,10 @@ class Stack:
     def __post_init__(self) -> None:
         self.ports = ports_of(self.name)
         self.dir = LOCAL / self.name
+
+    @property
+    def is_for_tests(self) -> bool:
+        return self.name.startswith("test")
 
     @property
     def conf(self) -> Path:
@@ -148,7 +152,7 @@ class Stack:
             "RATE_LIMITS": "sign_ups=1000000 logins=1000000 subscriptions=1000000",
             # A developer's callback may be on this machine; nothing else of ours may be one.
             "CALLBACK_NETWORKS": "127.0.0.1/32",
-            **ONLY_IN.get(self.name, {}),
+            **(ONLY_IN_TESTS if self.is_for_tests else {}),
         }
 
     def migration_environment(self) -> dict[str, str]:

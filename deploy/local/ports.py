@@ -42,8 +42,8 @@ DEV_PORTS = {
 }
 
 # A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or
-# empty whole servers have a stack of their own too.
-OFFSETS = {"dev": 0, "test": 200, "bench": 400}
+# empty whole servers have a stack of their own too, and so has each process of `make test`.
+OFFSETS = {"dev": 0, "test": 200, "bench": 400, "test_2": 600, "test_3": 800, "test_4": 1000}
 
 
 def ports_of(stack: str) -> dict[str, int]:

@@ -73,7 +73,7 @@ def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
         effective_cache_size="1GB",
         max_wal_size="1GB",
         # Tests kill processes, never the kernel: what is in the page cache survives that.
-        fsync="off" if stack.name == "test" else "on",
+        fsync="off" if stack.is_for_tests else "on",
     )
     hba = configured(stack, "postgres/pg_hba.conf", f"{name}.hba.conf", POSTGRES_USER)
     return Program(

@@ -17,7 +17,6 @@ def test_a_bench_prints_one_json_object_on_the_last_line(capsys):
     assert 0 < result["ms, p50"] <= result["ms, p99"] <= result["ms, slowest"]
 
 
-@pytest.mark.alone
 def test_a_bench_on_a_stack_of_its_own_draws_its_comparison_and_leaves_nothing(tmp_path):
     plot = tmp_path / "fan_out.png"
     command = [sys.executable, settings.BASE_DIR / "manage.py", "bench", "fan_out", "--n", "25000", "--json"]

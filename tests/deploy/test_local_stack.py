@@ -23,9 +23,7 @@ from deploy.local.ports import HOST, OFFSETS, ports_of, taken_ports
 from deploy.local.programs import REPLICAS
 from tests.support import ctl, eventually, get
 
-pytestmark = pytest.mark.alone
-
-STACK = layout.Stack("test")
+STACK = layout.Stack(os.environ["STACK"])
 PROGRAMS = (
     *("postgres_a", "postgres_b", "pgbouncer", "redis_shardmap", "redis_feeds", "memcached_1", "memcached_2"),
     *("gearmand", "seaweedfs", "nginx_edge", "nginx_cdn", "nginx_apns", "social", "gunicorn", "pyapns"),
@@ -36,8 +34,7 @@ PROGRAMS = (
 
 def stack(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, layout.ROOT / "deploy/local/stack.py", *arguments]
-    environment = {**os.environ, "STACK": "test"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def pids() -> dict[str, int]:

@@ -149,7 +149,6 @@ def test_pages_are_full_though_some_candidates_are_not_shown(pair, person):
     assert follower.feed(count=3) == mine[::-1]
 
 
-@pytest.mark.alone
 def test_many_chunks_of_one_account_do_not_keep_anothers_photo_waiting(pair, person, monkeypatch):
     one, follower = pair
     large = person()
@@ -168,7 +167,6 @@ def test_many_chunks_of_one_account_do_not_keep_anothers_photo_waiting(pair, per
     eventually(lambda: not jobs_of(large.id), 60)  # or the tests after this one wait for them
 
 
-@pytest.mark.alone
 def test_redis_emptied_feeds_come_back_with_the_same_content(pair):
     one, follower = pair
     for _ in range(3):

@@ -8,8 +8,6 @@ from shardmap.shards import database_of, shard_of
 from tests.instagram.test_round_trips import RoundTrips
 from tests.support import photo_id, settled
 
-pytestmark = pytest.mark.alone
-
 
 def found(viewer) -> list[str]:
     return [media["id"] for media in viewer.get("media/popular", count=100)]

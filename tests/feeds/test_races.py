@@ -25,7 +25,7 @@ def cluster(tmp_path_factory):
     cluster.stop()
 
 
-@pytest.fixture(autouse=True, params=["one Redis", pytest.param("a cluster", marks=pytest.mark.alone)])
+@pytest.fixture(autouse=True, params=["one Redis", "a cluster"])
 def redis(request, monkeypatch):
     if request.param == "a cluster":
         url = request.getfixturevalue("cluster").url

@@ -27,8 +27,6 @@ from tests.notifications.developer import geography_at
 from tests.photos.seen import exists
 from tests.support import PASSWORD, Person, ctl, eventually, get, photo_id, settled
 
-pytestmark = pytest.mark.alone
-
 PATHS = {one.path for one in routes() if "GET" in one.endpoints} | set(PERMALINKS)
 # These tell of nobody but by the ID that was asked for.
 NAMELESS = NOBODYS | {"v1/users/{user_id}/relationship", "v1/media/{media_id}/shares"}

@@ -24,8 +24,6 @@ from tests.instagram import routes
 from tests.notifications.developer import geography_at
 from tests.support import Person, photo_id, settled
 
-pytestmark = pytest.mark.alone
-
 SHORT, LONG = 5, 12
 # Round trips to one server, by where what is shown is known.
 MOST = {"nowhere": 12, "in Memcached": 4, "in this process": 3}

@@ -156,7 +156,6 @@ def test_while_the_service_is_away_pushes_wait(two, stopped):
     assert len(got(token)) == 1
 
 
-@pytest.mark.alone
 def test_what_is_on_its_way_when_the_service_is_killed_arrives(person):
     one = person()
     photos = [photo_id(one.publish()["id"]) for _ in range(8)]

@@ -353,7 +353,6 @@ def test_a_connection_that_apple_ends_in_good_order_loses_none_and_repeats_none(
     assert len({one["connection"] for one in got}) >= 2
 
 
-@pytest.mark.alone
 def test_a_connection_cut_in_the_middle_of_ten_thousand_loses_none(service):
     app_id = f"app{secrets.token_hex(4)}"
     service.provision(app_id, KEY, "sandbox", 30)
@@ -375,7 +374,6 @@ def test_a_connection_cut_in_the_middle_of_ten_thousand_loses_none(service):
     assert len({one["process"] for one in got}) == 2, "some came before the cut, some after it by a new connection"
 
 
-@pytest.mark.alone
 def test_a_killed_service_loses_nothing_of_what_its_callers_repeat():
     phones = [token("aa") for _ in range(15_000)]
     ids = [base64.b16encode(phone[:16].encode()).decode() for phone in phones]

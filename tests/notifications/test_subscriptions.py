@@ -256,7 +256,6 @@ def test_a_callback_that_is_not_there(developer):
         developer.start()
 
 
-@pytest.mark.alone
 def test_callbacks_that_are_slow_leave_the_site_its_threads(developer):
     developer.open.clear()
     developer.answer = lambda handler, asked: developer.open.wait(10)

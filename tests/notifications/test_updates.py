@@ -311,7 +311,6 @@ def test_a_job_that_comes_twice_tells_once(developer):
         nothing_more(developer, subscription, media)
 
 
-@pytest.mark.alone
 def test_a_worker_that_is_killed_at_a_request_loses_nothing(developer):
     one = Person()
     developer.allowed_by(one)

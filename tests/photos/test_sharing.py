@@ -275,7 +275,6 @@ def test_a_service_that_does_not_answer_in_time_has_time_to_post_before_it_is_lo
         assert (len(account.posts()), account.post_requests()) == (1, 1)
 
 
-@pytest.mark.alone
 def test_a_worker_that_is_killed_after_the_post_leaves_one_post(person):
     one = person()
     account = Account(one, "twitter")
@@ -290,7 +289,6 @@ def test_a_worker_that_is_killed_after_the_post_leaves_one_post(person):
     assert (len(account.posts()), account.post_requests()) == (1, 1)
 
 
-@pytest.mark.alone
 def test_while_the_services_are_away_pages_say_so_and_photos_wait(person, stopped):
     one = person()
     account, browser = Account(one, "facebook"), Browser(one)

@@ -19,8 +19,6 @@ from shardmap import cache, copies, redis_client
 from shardmap.copies import View
 from tests.support import ctl, eventually, new_username
 
-pytestmark = pytest.mark.alone
-
 NOTHING_HEARD = View(None, {})
 
 

@@ -10,9 +10,6 @@ from tests.redis_cluster import FIRST_PORT, SLOTS, RedisCluster
 from tests.shardmap.test_cache import Rows, raw, redis
 from tests.support import ctl, eventually
 
-pytestmark = pytest.mark.alone
-
-
 NEW = FIRST_PORT + 3  # a node that has no slots yet
 
 

@@ -7,8 +7,6 @@ from shardmap import migrate
 from shardmap.models import LogicalShard, ShardMigration
 from shardmap.shards import database_of, placement, schema_name
 
-pytestmark = pytest.mark.alone
-
 SPARES = range(4076, 4096)  # no shards of the stack under test
 SPARE = SPARES[-1]
 DATABASE = "a"

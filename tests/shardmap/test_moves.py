@@ -20,8 +20,6 @@ from shardmap.models import LogicalShard, ShardMove
 from shardmap.shards import on_shard, schema_name, shard_of
 from tests.support import Person, ctl, eventually, get, photo_id, settled
 
-pytestmark = pytest.mark.alone
-
 WRITES_A_SECOND, WRITERS = 50, 5
 
 

@@ -10,8 +10,6 @@ from shardmap.redis_client import Unavailable, redis_client
 from shardmap.shards import on_shard
 from tests.support import ctl, eventually, photo_id
 
-pytestmark = pytest.mark.alone
-
 
 def redis():
     return redis_client(settings.REDIS_SHARDMAP_URL)

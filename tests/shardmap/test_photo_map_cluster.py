@@ -16,8 +16,6 @@ from shardmap.redis_client import Unavailable
 from tests.redis_cluster import FIRST_PORT, RedisCluster
 from tests.support import eventually
 
-pytestmark = pytest.mark.alone
-
 SHARDS = 4096
 LOST = FIRST_PORT + 1
 SPARE = FIRST_PORT + 3

@@ -27,8 +27,6 @@ from shardmap.redis_client import redis_client
 from shardmap.shards import on_shard, placement, shard_of, shard_transaction
 from tests.support import Person, ctl, eventually, get, settled
 
-pytestmark = pytest.mark.alone
-
 NOBODY = {"client_id": "phone"}  # who has never written anything
 
 

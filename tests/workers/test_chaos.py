@@ -10,8 +10,6 @@ from shardmap.shards import database_of, shard_of
 from tests.support import ctl, eventually
 from tests.workers.pool import USER, Run, lives
 
-pytestmark = pytest.mark.alone
-
 JOBS = 300
 
 

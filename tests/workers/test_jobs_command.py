@@ -87,7 +87,6 @@ def test_replay_wants_to_know_which(name):
         call_command("jobs", "replay", "a:0")
 
 
-@pytest.mark.alone
 def test_replay_all(name, capsys):
     rows = enqueue_everywhere(name)
     for row in rows:
@@ -98,7 +97,6 @@ def test_replay_all(name, capsys):
     assert (job["waiting"], job["parked"]) == (len(rows), 0)
 
 
-@pytest.mark.alone
 def test_a_database_that_is_away_is_named_and_the_others_are_counted(name, stopped):
     enqueue_everywhere(name)
     stopped("postgres_b")

@@ -306,7 +306,6 @@ def is_done(row: OutboxJob | None) -> bool:
     return row is None or not OutboxJob.objects.using(row._state.db).filter(id=row.id).exists()
 
 
-@pytest.mark.alone
 def test_a_worker_process_does_a_job_right_after_the_commit():
     row = forget_job()
     # Sooner than the relay would bring it.
@@ -332,7 +331,6 @@ def test_the_relay_brings_back_what_a_dead_worker_had_claimed():
     eventually(lambda: is_done(row))
 
 
-@pytest.mark.alone
 def test_workers_and_relay_outlive_gearmand_being_killed():
     ctl("kill", "gearmand")
     row = forget_job()

@@ -16,8 +16,6 @@ from tests.workers.pool import Run, lives
 from workers import outbox, registry
 from workers.pool import Pool
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def run():
