@@ -201,6 +201,7 @@ def test(arguments: list[str]) -> int:
             raise Failed("Another `make test` runs in this clone.") from None
         for name in stacks:
             clean_stack(name)
+        machine.install_packages(machine.PACKAGES | machine.TEST_PACKAGES)
         try:
             up(stacks[0])  # with what all of them need
             at_once("up", stacks[1:])

@@ -29,6 +29,11 @@ PACKAGES = {
     "nginx": "nginx",
 }
 
+# What only the tests need.
+TEST_PACKAGES = {
+    "sshd": "openssh-server",
+}
+
 # Installs the packages in $@ without letting Debian start the new servers on their default ports, now or at the next
 # boot: we start our own. A guard that a power cut left behind is known by its mark.
 INSTALL = r"""
@@ -116,8 +121,8 @@ def postgres_bin() -> Path | None:
     return newest if newest and version(newest) >= OLDEST_POSTGRES else None
 
 
-def missing_packages() -> list[str]:
-    missing = [package for program, package in PACKAGES.items() if not which(program)]
+def missing_packages(programs: dict[str, str]) -> list[str]:
+    missing = [package for program, package in programs.items() if not which(program)]
     if not postgres_bin():
         missing.insert(0, "postgresql")
     if not (VENV / "bin/python").exists() and not importlib.util.find_spec("ensurepip"):
@@ -125,9 +130,9 @@ def missing_packages() -> list[str]:
     return missing
 
 
-def install_packages() -> None:
+def install_packages(programs: dict[str, str] = PACKAGES) -> None:
     """Installs the Debian packages that are missing, all at once. Raises Failed where that cannot be done."""
-    missing = missing_packages()
+    missing = missing_packages(programs)
     if not missing:
         return
     names = " ".join(missing)
@@ -144,7 +149,7 @@ def install_packages() -> None:
         command = ["sudo", *command]
     with step(f"installing Debian packages: {names}"):
         logged(command, LOCAL / "apt.log", f"apt-get could not install {names}.")
-    if missing := missing_packages():
+    if missing := missing_packages(programs):
         raise Failed(f"apt-get installed them, yet these are not found: {' '.join(missing)}")
 
 
