@@ -46,7 +46,7 @@ class RedisCluster:
     def start(self, port: int) -> None:
         directory = self._directory / str(port)
         directory.mkdir(exist_ok=True)
-        values = {"port": port, "password": PASSWORD, "data": directory, "cluster": "yes"}
+        values = {"listen": HOST, "port": port, "password": PASSWORD, "data": directory, "cluster": "yes"}
         values |= {"maxmemory": "100mb", "maxmemory_policy": "noeviction", "appendonly": "yes"}
         (directory / "redis.conf").write_text(render(DEPLOY / "redis/redis.conf", values))
         only_here = {"cluster-port": port + BUS, "cluster-node-timeout": 1000}

@@ -255,7 +255,7 @@ def app(stack: Stack) -> list[Program]:
 def configured(stack: Stack, template: str, name: str, owner: str | None, **values) -> Path:
     """The rendered template, as a file that the program's user can read."""
     path = stack.conf / name
-    write(path, render(DEPLOY / template, values), owner)
+    write(path, render(DEPLOY / template, {"listen": HOST, "network": f"{HOST}/32"} | values), owner)
     return path
 
 

@@ -104,7 +104,7 @@ def test_everything_listens_on_loopback_only():
 
 def test_an_unknown_name_in_a_template_is_an_error(tmp_path):
     template = layout.DEPLOY / "redis/redis.conf"
-    with pytest.raises(layout.Failed, match="port"):
+    with pytest.raises(layout.Failed, match="listen"):
         layout.render(template, {})
 
 
