@@ -1,7 +1,7 @@
 """Django's settings. Everything that differs between installations comes from the environment, here and only here.
 
-The local stack writes its ports and secrets to `.local/<stack>/env`; real environment variables win over that file,
-so production needs no file and `manage.py` works in a checkout where `make up` has run.
+The local stack writes its ports and secrets to `.local/<stack>/env`; a host of production has /etc/instagram/env, which
+ENV_FILES names. Real environment variables win over files. So `manage.py` works in a checkout where `make up` has run.
 """
 
 import os
@@ -13,10 +13,11 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 def _read_environment() -> dict[str, str]:
-    """The local stack's env file, if there is one, overlaid with the process's environment."""
-    stack = os.environ.get("STACK", "dev")
-    file = BASE_DIR / ".local" / stack / "env"
-    lines = file.read_text().splitlines() if file.exists() else []
+    """The files of ENV_FILES, later ones winning, or else the local stack's; overlaid with the environment."""
+    stack = BASE_DIR / ".local" / os.environ.get("STACK", "dev") / "env"
+    named = os.environ.get("ENV_FILES")
+    files = [Path(name) for name in named.split(":")] if named else [stack] if stack.exists() else []
+    lines = [line for file in files for line in file.read_text().splitlines()]
     return dict(line.split("=", 1) for line in lines if "=" in line) | dict(os.environ)
 
 
@@ -42,6 +43,9 @@ def _database(url: str) -> dict:
         "OPTIONS": {"tcp_user_timeout": 5000, "keepalives_idle": 10},
     }
 
+
+# Which release this is: `fab deploy` writes the file. Health checks and Sentry say so.
+RELEASE = (BASE_DIR / "RELEASE").read_text().strip() if (BASE_DIR / "RELEASE").exists() else "development"
 
 SECRET_KEY = env.get("SECRET_KEY", "")
 DEBUG = False

@@ -1,0 +1,106 @@
+"""`fab deploy`, `fab rollback`, `fab status`: releases, from a commit to all hosts and back (docs/deploying.md).
+
+On a host, in its directory:
+
+    releases/<time>-<commit>/   the code, with RELEASE, which names it, and venv, a link to its dependencies
+    venvs/<hash>/               the dependencies of each requirements.txt that has that hash
+    current                     a link to the release that runs
+    releases.log                which release went live when, and by whom
+    lock                        on one host: who deploys at this moment
+"""
+
+import shlex
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from fabric import task
+from invoke import Context, Exit
+
+from deploy import hosts
+from deploy.hosts import CommandFailed, Host, Inventory, each, try_each
+from deploy.record import announced, live_releases, locked, log
+from deploy.shipping import build, install, prune, ship
+from deploy.switching import roll, state
+
+KEPT = 5  # releases on a host
+MIGRATION_SECONDS = 3600
+
+
+@task(help={"commit": "which one; HEAD without it", "batch": "app servers that are out of rotation at the same time"})
+def deploy(context: Context, commit: str = "HEAD", batch: int = 2, inventory: str = "") -> None:
+    """Brings a commit to all hosts, without a failed request; stops at the first host that is not well with it."""
+    began = time.monotonic()
+    known = hosts.load(context, inventory)
+    coded, app = known.of("app", "worker", "push"), known.of("app")
+    each(known.hosts, Host.connect)
+    with tempfile.TemporaryDirectory() as directory, locked(known, "deploys"):
+        built = build(commit, Path(directory))
+        with announced("deploy", built.name):
+            each(coded, partial(ship, built=built))
+            install(coded, built)
+            migrate(known, built.name)
+            # The first app server comes alone: it is seen at once how it is. Workers come before the other app servers,
+            # whose new code may queue jobs that only new workers know.
+            roll(known, built.name, [app[:1]])
+            log(coded, "deploy", built.name)  # from here on, `fab rollback` leads back from it
+            others = [host for host in coded if host not in app]
+            roll(known, built.name, [others, *(app[n : n + batch] for n in range(1, len(app), batch))])
+            each(coded, partial(prune, kept=live_releases(known.lock)[-KEPT:]))
+    print(f"{built.name} runs on {len(coded)} hosts after {time.monotonic() - began:.1f} s")
+
+
+@task
+def rollback(context: Context, inventory: str = "") -> None:
+    """Takes all hosts back to the release that ran before, half of the app servers at a time."""
+    began = time.monotonic()
+    known = hosts.load(context, inventory)
+    coded, app = known.of("app", "worker", "push"), known.of("app")
+    each(known.hosts, Host.connect)
+    with locked(known, "rolls back"):
+        live = live_releases(known.lock)
+        if len(live) < 2:
+            raise Exit("There is no release to go back to.")
+        release = live[-2]
+        with announced("rollback", release):
+            each(coded, lambda host: host.run(f"cd releases/{release}"))  # before anything is switched
+            half = len(app) // 2
+            others = [host for host in coded if host not in app]
+            roll(known, release, [others + app[:half], app[half:]])
+            log(coded, "rollback", release)
+    print(f"{release} runs on {len(coded)} hosts after {time.monotonic() - began:.1f} s")
+
+
+@task
+def status(context: Context, inventory: str = "") -> None:
+    """Shows which release each host runs, for how long, and whether it is well."""
+    coded = hosts.load(context, inventory).of("app", "worker", "push")
+    states, failures = try_each(coded, state)
+    print(f"{'host':12}{'roles':14}{'release':29}{'up':>9}  health")
+    for host in coded:
+        if host in failures:
+            print(f"{host.name:12}{','.join(host.roles):14}{failures[host]}")
+        else:
+            now = states[host]
+            print(f"{host.name:12}{','.join(host.roles):14}{now.release:29}{now.up:>9}  {now.health}")
+
+
+@task
+def unlock(context: Context, inventory: str = "") -> None:
+    """Breaks the lock of a deploy that ended without giving it back. Make sure that it has ended."""
+    print(hosts.load(context, inventory).lock.run("cat lock && rm lock || echo there is no lock").strip())
+
+
+def migrate(inventory: Inventory, release: str) -> None:
+    """Migrates before anything runs the new code. So migrations must suit the old code, too, which is checked."""
+    host = inventory.migrations
+    manage = f"releases/{release}/venv/bin/python releases/{release}/manage.py"
+    for command in ("check_migrations", "migrate", "migrate_shards"):
+        began = time.monotonic()
+        try:
+            files = shlex.quote(inventory.migration_env_files)
+            host.run(f"ENV_FILES={files} {manage} {command}", MIGRATION_SECONDS)
+        except CommandFailed as error:
+            raise Exit(str(error)) from None
+        host.say(f"{command} ({time.monotonic() - began:.1f} s)")
