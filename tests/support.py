@@ -27,13 +27,17 @@ _numbers = itertools.count()
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 10, what: str = "") -> Any:
-    """Waits until `condition()` is true, and returns what it returned; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
+    """Waits until `condition()` is true, and returns what it returned; fails after `seconds`.
+
+    The longer it has taken, the more seldom it looks: looking takes the processor from who is waited for.
+    """
+    start = time.monotonic()
     while True:
         if result := condition():
             return result
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
-        threading.Event().wait(0.02)
+        waited = time.monotonic() - start
+        assert waited < seconds, f"not within {seconds} s: {what or condition}"
+        threading.Event().wait(0.01 + waited / 10)
 
 
 def get(path: str, **options) -> requests.Response:

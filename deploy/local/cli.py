@@ -193,7 +193,7 @@ def test(arguments: list[str]) -> int:
     prepare_local_dir()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     stacks = TEST_STACKS[: 1 if arguments else max(1, memory // BYTES_OF_A_STACK)]
-    pytest = ["pytest", *(arguments or [f"--numprocesses={len(stacks)}", "--dist=loadfile"])]
+    pytest = ["pytest", *(arguments or [f"--numprocesses={len(stacks)}", "--dist=loadfile", "--no-loadscope-reorder"])]
     with open(LOCAL / "make-test.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,11 +1,9 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from django.conf import settings
 from django.core.management import CommandError, call_command
+
+from bench import ids
 
 
 def test_a_bench_prints_one_json_object_on_the_last_line(capsys):
@@ -17,18 +15,16 @@ def test_a_bench_prints_one_json_object_on_the_last_line(capsys):
     assert 0 < result["ms, p50"] <= result["ms, p99"] <= result["ms, slowest"]
 
 
-def test_a_bench_on_a_stack_of_its_own_draws_its_comparison_and_leaves_nothing(tmp_path):
-    plot = tmp_path / "fan_out.png"
-    command = [sys.executable, settings.BASE_DIR / "manage.py", "bench", "fan_out", "--n", "25000", "--json"]
-    done = subprocess.run([*command, "--plot", plot], timeout=400, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-    assert result["followers"] == 25_000
-    assert result["one worker, deliveries/s"] > 0
-    assert result["MB that the worker grew"] < 10
+def test_what_a_bench_compares_is_drawn(tmp_path, monkeypatch, capsys):
+    for name, small in (("ROWS_A_SESSION", 1000), ("BATCH", 500), ("ROUNDS", 1)):
+        monkeypatch.setattr(ids, name, small)
+    plot = tmp_path / "ids.png"
+    call_command("bench", "ids", "--json", "--plot", str(plot))
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["rows a session"] == 1000
+    assert result["duplicates, 8 sessions"] == 0
+    assert result["next_id, 8 sessions, rows/s"] > 0
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert os.environ["STACK"] != "bench"
-    assert not (settings.BASE_DIR / ".local/bench").exists()
 
 
 def test_what_compares_nothing_is_not_drawn(tmp_path):
