@@ -3,7 +3,7 @@
 PYTHON ?= python3
 export REPLICAS
 
-run up down status logs test clean:
+run up down status logs test drill clean:
 	@$(PYTHON) deploy/local/stack.py $@ $(if $(ARGS),-- $(ARGS))
 
-.PHONY: run up down status logs test clean
+.PHONY: run up down status logs test drill clean

@@ -235,6 +235,12 @@ def test_environment(stacks: list[str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in settings} | {"STACKS": " ".join(stacks)}
 
 
+def drill(name: str) -> int:
+    """Whether what was backed up can be restored; exits with an error when it cannot."""
+    up(name)
+    return foreground([PYTHON, str(ROOT / "deploy/drill.py"), name], cwd=ROOT)
+
+
 def foreground(command: list, **options) -> int:
     """Runs a command to its end, which is also its own answer to Ctrl-C: that reaches it as it reaches us."""
     process = subprocess.Popen(command, **options)
@@ -330,6 +336,7 @@ def main(arguments: list[str]) -> int:
     command("status", "list the programs")
     command("logs", "follow the logs", takes_stack=False).add_argument("program", nargs="?")
     command("test", "all checks on a fresh stack", takes_stack=False).add_argument("rest", nargs=argparse.REMAINDER)
+    command("drill", "back up, restore elsewhere, and compare")
     command("clean", "remove all that was made here, or one stack").set_defaults(stack=None)
     ctl = command("ctl", "control single programs", takes_stack=False)
     ctl.add_argument("action", choices=["start", "stop", "restart", "kill"])
@@ -353,6 +360,8 @@ def main(arguments: list[str]) -> int:
                 return logs(default, options.program)
             case "test":
                 return test([argument for argument in options.rest if argument != "--"])
+            case "drill":
+                return drill(options.stack)
             case "clean":
                 return clean(options.stack) or 0
             case "ctl":

@@ -1,5 +1,6 @@
 """What the programs keep, in `.local/<stack>/data/`: empty directories, new Postgres clusters, and replicas of them."""
 
+import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def draft_of_data(stack: Stack, program: Program) -> Iterator[Path]:
 
 def as_user(user: str | None) -> dict:
     """How subprocess runs something as another user, if it has to."""
-    return {"user": user, "group": user, "extra_groups": []} if user else {}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
 
 
 def prepare_replicas(stack: Stack, supervisor: Supervisor, replicas: list[Program]) -> None:

@@ -43,6 +43,7 @@ LOCAL = local_dir()
 
 SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_password", "redis_password",
            "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key",
+           "backups_access_key", "backups_secret_key", "backups_passphrase",
            "twitter_key", "twitter_secret", "facebook_id", "facebook_secret")  # fmt: skip
 
 # `make up REPLICAS=1`: not remembered, so that what runs is what the last `make up` asked for.
@@ -153,6 +154,15 @@ class Stack:
             # A developer's callback may be on this machine; nothing else of ours may be one.
             "CALLBACK_NETWORKS": "127.0.0.1/32",
             **(ONLY_IN_TESTS if self.is_for_tests else {}),
+        }
+
+    def backup_environment(self) -> dict[str, str]:
+        """What reaches the backups; the app does not."""
+        return {
+            "S3_ENDPOINT": f"http://{self.address('s3')}",
+            "BACKUPS_BUCKET": "backups",
+            "BACKUPS_ACCESS_KEY": self.secrets["backups_access_key"],
+            "BACKUPS_SECRET_KEY": self.secrets["backups_secret_key"],
         }
 
     def migration_environment(self) -> dict[str, str]:

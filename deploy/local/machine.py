@@ -27,6 +27,7 @@ PACKAGES = {
     "memcached": "memcached",
     "gearmand": "gearman-job-server",
     "nginx": "nginx",
+    "pgbackrest": "pgbackrest",
 }
 
 # What only the tests need.

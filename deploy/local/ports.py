@@ -38,6 +38,7 @@ DEV_PORTS = {
     "weed_volume_grpc": 8025,
     "weed_filer": 8026,
     "weed_filer_grpc": 8027,
+    "s3_tls": 8028,
     # From 8030 on, the tests start a Redis Cluster (tests/redis_cluster.py).
 }
 

@@ -12,6 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
+from deploy.backups import at_once, local_servers  # noqa: E402
 from deploy.local.layout import DEPLOY, Stack  # noqa: E402
 from deploy.local.ports import HOST  # noqa: E402
 
@@ -58,7 +59,7 @@ def prepare_buckets(settings: dict[str, str]) -> None:
         # A fresh SeaweedFS answers before it has elected itself master.
         config=Config(retries={"max_attempts": 8, "mode": "standard"}, connect_timeout=2, read_timeout=10),
     )
-    for bucket in (settings["S3_UPLOADS_BUCKET"], settings["S3_PHOTOS_BUCKET"]):
+    for bucket in (settings["S3_UPLOADS_BUCKET"], settings["S3_PHOTOS_BUCKET"], "backups"):
         try:
             s3.head_bucket(Bucket=bucket)
         except ClientError:
@@ -79,3 +80,4 @@ if __name__ == "__main__":
     for server in DATABASES:
         prepare_postgres(stack, server)
     prepare_buckets(stack.environment())
+    at_once(lambda server: server.pgbackrest("stanza-create"), local_servers(stack))

@@ -62,6 +62,8 @@ def programs_of(stack: Stack) -> list[Program]:
 
 
 def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
+    stanza = (primary or name).removeprefix("postgres_")
+    backups = pgbackrest(stack, name, stanza)
     file = configured(
         stack,
         "postgres/postgresql.conf",
@@ -74,6 +76,7 @@ def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
         max_wal_size="1GB",
         # Tests kill processes, never the kernel: what is in the page cache survives that.
         fsync="off" if stack.is_for_tests else "on",
+        archive_command=f'{which("pgbackrest")} --config="{backups}" --stanza={stanza} archive-push "%p"',
     )
     hba = configured(stack, "postgres/pg_hba.conf", f"{name}.hba.conf", POSTGRES_USER)
     return Program(
@@ -84,6 +87,43 @@ def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
         stop_signal="INT",  # "fast": breaks off transactions; TERM would wait for clients to leave
         primary=primary,
     )
+
+
+def pgbackrest(stack: Stack, server: str, stanza: str) -> Path:
+    """How a Postgres is backed up. A primary and its replica have one stanza: whichever is the primary, feeds it."""
+    run = stack.data("pgbackrest")
+    make_dir(run, POSTGRES_USER, 0o700)
+    write(stack.conf / "pgbackrest.pgpass", f"*:*:*:postgres:{stack.secrets['postgres_password']}\n", POSTGRES_USER)
+    certificate(stack, "s3", POSTGRES_USER)
+    return configured(
+        stack,
+        "pgbackrest/pgbackrest.conf",
+        f"pgbackrest_{server}.conf",
+        POSTGRES_USER,
+        s3_endpoint=HOST,
+        s3_port=stack.ports["s3_tls"],
+        s3_ca_file=stack.conf / "s3.pem",
+        s3_region="us-east-1",
+        bucket="backups",
+        access_key=stack.secrets["backups_access_key"],
+        secret_key=stack.secrets["backups_secret_key"],
+        passphrase=stack.secrets["backups_passphrase"],
+        queue_max="2GiB",
+        lock_path=run,
+        stanza=stanza,
+        data=stack.data(server),
+        port=stack.ports[server],
+    )
+
+
+def certificate(stack: Stack, server: str, owner: str | None) -> None:
+    """Makes `<server>.pem` and `<server>.key`, once."""
+    if not (stack.conf / f"{server}.key").exists():
+        keys = [str(VENV / "bin/python"), str(DEPLOY / "local/keys.py"), str(stack.conf), server, HOST]
+        subprocess.run(keys, check=True, timeout=30)
+    for file in (f"{server}.pem", f"{server}.key"):
+        if owner:
+            shutil.chown(stack.conf / file, owner)
 
 
 def pgbouncer(stack: Stack) -> Program:
@@ -149,7 +189,12 @@ def gearmand(stack: Stack) -> Program:
 
 def seaweedfs(stack: Stack) -> Program:
     ports = stack.ports
-    keys = {"access_key": stack.secrets["s3_access_key"], "secret_key": stack.secrets["s3_secret_key"]}
+    keys = {
+        "access_key": stack.secrets["s3_access_key"],
+        "secret_key": stack.secrets["s3_secret_key"],
+        "backups_access_key": stack.secrets["backups_access_key"],
+        "backups_secret_key": stack.secrets["backups_secret_key"],
+    }
     file = configured(stack, "seaweedfs/s3.json", "s3.json", None, **keys)
     return Program(
         "seaweedfs",
@@ -175,6 +220,9 @@ def seaweedfs(stack: Stack) -> Program:
             "-s3",
             f"-s3.port={ports['s3']}",
             f"-s3.port.grpc={ports['s3_grpc']}",
+            f"-s3.port.https={ports['s3_tls']}",  # pgBackRest insists on it
+            f"-s3.cert.file={stack.conf / 's3.pem'}",
+            f"-s3.key.file={stack.conf / 's3.key'}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-s3.localSocket=s3.sock",
@@ -214,11 +262,7 @@ def nginx(stack: Stack, name: str, port: int, **upstream: str) -> Program:
 
 def apns(stack: Stack) -> Program:
     """The double of Apple's push service, with a certificate and a signing key of this stack's own."""
-    if not (stack.conf / "apns.p8").exists():
-        subprocess.run([str(VENV / "bin/python"), str(DEPLOY / "local/keys.py"), str(stack.conf), HOST], check=True)
-    for file in ("apns.pem", "apns.key"):
-        if SERVER_USER:
-            shutil.chown(stack.conf / file, SERVER_USER)
+    certificate(stack, "apns", SERVER_USER)
     return nginx(
         stack,
         "nginx_apns",

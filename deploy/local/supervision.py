@@ -160,7 +160,8 @@ class Supervisor:
     def shut_down(self, pid: int) -> None:
         deadline = time.monotonic() + STOP_PATIENCE
         if self.answers():
-            self.stop_programs(list(self.processes()))
+            # S3 last: Postgres does not end before it has sent its last WAL there.
+            self.stop_programs([program for program in self.processes() if program != "seaweedfs"])
         os.kill(pid, signal.SIGTERM)
         while self.lives(pid):
             if time.monotonic() > deadline:
