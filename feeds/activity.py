@@ -10,7 +10,7 @@ A new row brings the job `notifications.tell` with it: it may be worth a push.
 import json
 import logging
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from django.conf import settings
@@ -30,9 +30,10 @@ from shardmap.batches import delete_all
 from shardmap.ids import MAX_ID, first_id_at
 from shardmap.redis_client import Unavailable, ask_all, redis_client
 from shardmap.rows import execute, insert_if_absent
-from shardmap.shards import on_shard, shard_transaction
+from shardmap.shards import current_database, on_shard, shard_transaction
 from workers.mirror import mirror
-from workers.outbox import enqueue, enqueue_in_case
+from workers.outbox import NOT_ON_DISK_YET, do_held, enqueue, insert_for_each
+from workers.registry import all_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,22 @@ ONE = f"""
             WHERE recipient_id = one.recipient_id AND id > %s LIMIT {MOST_UNREAD}
         ) AS unread
     ) FROM "logical"."feeds_activity" AS one WHERE id = %s AND recipient_id = %s
+"""
+# Of a new row, its ID and that of its job. It need not wait for the disk: the job that is at it has its own row in the
+# same database, and a crash that loses this loses the end of that, too.
+LIKED = f"""
+    WITH new AS (
+        INSERT INTO "logical"."feeds_activity" (recipient_id, kind, actor_id, photo_id, owner_id, comment_id)
+        SELECT %(owner_id)s, '{Kind.LIKE}', %(actor_id)s, %(photo_id)s, %(owner_id)s, 0 WHERE {NOT_ON_DISK_YET}
+        ON CONFLICT DO NOTHING RETURNING id
+    ), job AS ({
+    insert_for_each(
+        "new",
+        "notifications.tell",
+        "jsonb_build_object('user_id', %(owner_id)s, 'activity_id', id)",
+        is_held=True,
+    )
+}) SELECT new.id, job.id FROM new, job
 """
 NO_PHOTO = {"photo_id": 0, "owner_id": 0, "comment_id": 0}
 IN_EDGES = {Kind.FOLLOW: "follows", Kind.REQUEST: "requested"}
@@ -77,9 +94,17 @@ def set_like(user_id: int, owner_id: int, photo_id: int, is_liked: bool) -> None
 
     The push is sent at once, by the job that is at it: likes are most of what happens, and a job less for each counts.
     """
-    if user_id != owner_id:
-        what = {"kind": Kind.LIKE, "actor_id": user_id, "photo_id": photo_id, "owner_id": owner_id}
-        _set(owner_id, is_liked, enqueue=enqueue_in_case, **what)
+    if user_id == owner_id:
+        return
+    if not is_liked:
+        _set(owner_id, False, kind=Kind.LIKE, actor_id=user_id, photo_id=photo_id, owner_id=owner_id)
+        return
+    with on_shard(owner_id):
+        database = current_database()
+        told = execute(LIKED, {"actor_id": user_id, "photo_id": photo_id, "owner_id": owner_id}, database)
+    _forget_copy(owner_id)
+    for activity_id, row_id in told:
+        do_held(database, row_id, partial(all_jobs()["notifications.tell"], user_id=owner_id, activity_id=activity_id))
 
 
 def said(user_id: int, owner_id: int, photo_id: int, comment_id: int, text: str) -> None:
@@ -206,17 +231,14 @@ def _grouped(rows: list[Row], count: int) -> tuple[list[Group], int | None]:
     return list(groups.values()), last if len(rows) == ROWS else None
 
 
-def _set(recipient_id: int, holds: bool, *, enqueue: Callable = enqueue, **what) -> None:
+def _set(recipient_id: int, holds: bool, **what) -> None:
     """Brings one row to be there, or not."""
-    tell_now = None
     with shard_transaction(recipient_id):
         if not holds:
             Activity.objects.filter(recipient_id=recipient_id, **what).delete()
         elif activity_id := insert_if_absent(Activity, returning="id", recipient_id=recipient_id, **(NO_PHOTO | what)):
-            tell_now = enqueue("notifications.tell", user_id=recipient_id, activity_id=activity_id)
+            enqueue("notifications.tell", user_id=recipient_id, activity_id=activity_id)
     _forget_copy(recipient_id)
-    if tell_now:
-        tell_now()
 
 
 def _from_shard(user_id: int, below: int) -> list[Row]:

@@ -1,6 +1,8 @@
 """Likes: the row in the photo's shard is the truth, the one in the liker's shard its mirror."""
 
+import json
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from accounts.errors import NotFound
@@ -13,27 +15,44 @@ from photos.visible import Row, page
 from shardmap import cache, replicas
 from shardmap.ids import MAX_ID
 from shardmap.rows import execute, insert_if_absent
-from shardmap.shards import on_shard, shard_transaction
+from shardmap.shards import current_database, on_shard, shard_transaction
 from workers.mirror import mirror
-from workers.outbox import enqueue, enqueue_in_case, enqueue_many
+from workers.outbox import do_held, enqueue_many, insert_for_each, submit
 
 LIKES_A_JOB = 100  # of a deleted user: a second or two of work
 BURIED_A_JOB = 1000  # of a deleted photo: a job for each of their likers
 
-LOCK = f"""
-    SELECT id FROM "logical"."photos_photo" WHERE id = %(photo_id)s AND status = '{Status.READY}' FOR UPDATE
+# All that a like writes, in one round trip, so in one transaction. First of all the photo's row is locked: whoever
+# likes, unlikes or deletes it at the same time waits there, and the second statement sees what they did.
+# The mirror's job is written also if nothing has changed: whoever changed it may have died before that.
+CHANGE = f"""
+    SELECT id FROM "logical"."photos_photo" WHERE id = %(photo_id)s AND status = '{Status.READY}' FOR UPDATE;
+    WITH photo AS (
+        SELECT id FROM "logical"."photos_photo" WHERE id = %(photo_id)s AND status = '{Status.READY}'
+    ), changed AS (
+        {{change}}
+    ), counted AS (
+        UPDATE "logical"."photos_photo" SET likes = likes {{by}} WHERE id IN (SELECT photo_id FROM changed)
+    ), told AS (
+        {insert_for_each("changed", "feeds.liked", "%(args)s::jsonb")}
+    ), mirrored AS (
+        {insert_for_each("photo", "photos.mirror_like", "%(args)s::jsonb", is_held=True)}
+    ) SELECT (SELECT id FROM told), (SELECT id FROM mirrored)
 """
-LIKE = """
-    WITH changed AS (
-        INSERT INTO "logical"."photos_like" (photo_id, user_id) VALUES (%(photo_id)s, %(user_id)s)
+LIKE = CHANGE.format(
+    by="+ 1",
+    change="""
+        INSERT INTO "logical"."photos_like" (photo_id, user_id) SELECT id, %(user_id)s FROM photo
         ON CONFLICT DO NOTHING RETURNING photo_id
-    ) UPDATE "logical"."photos_photo" SET likes = likes + 1 WHERE id IN (SELECT photo_id FROM changed) RETURNING id
-"""
-UNLIKE = """
-    WITH changed AS (
-        DELETE FROM "logical"."photos_like" WHERE photo_id = %(photo_id)s AND user_id = %(user_id)s RETURNING photo_id
-    ) UPDATE "logical"."photos_photo" SET likes = likes - 1 WHERE id IN (SELECT photo_id FROM changed) RETURNING id
-"""
+    """,
+)
+UNLIKE = CHANGE.format(
+    by="- 1",
+    change="""
+        DELETE FROM "logical"."photos_like" WHERE photo_id = (SELECT id FROM photo) AND user_id = %(user_id)s
+        RETURNING photo_id
+    """,
+)
 IS_LIKED = 'SELECT 1 FROM "logical"."photos_like" WHERE photo_id = %(photo_id)s AND user_id = %(user_id)s'
 STATE = f"""
     SELECT likes, EXISTS ({IS_LIKED})
@@ -129,28 +148,31 @@ def bury_some_of(owner_id: int, photo_id: int) -> bool:
     return len(user_ids) == BURIED_A_JOB
 
 
-def mirror_like(user_id: int, photo_id: int, owner_id: int) -> None:
-    """What follows a like, or the end of one, for the photo and its liker; as a job that the request does itself."""
+def mirror_like(user_id: int, photo_id: int, owner_id: int, liked: bool | None = None) -> None:
+    """What follows a like, or the end of one, for the photo and its liker; as a job that the request does itself.
+
+    `liked` is what the photo's shard said a moment ago, if that is known.
+    """
     try:
-        _mirror(user_id, photo_id, owner_id)
+        _mirror(user_id, photo_id, owner_id, liked)
     finally:  # the photo is not the liker's: that the liker's shard is away concerns nobody else
         cache.refresh_surely(MEDIA, photo_id, LIKED.key(user_id), *replicas.keys_of_writers(user_id))
 
 
 def _set(user_id: int, photo: dict, *, liked: bool) -> None:
-    owner_id, like = photo["owner_id"], {"photo_id": photo["id"], "user_id": user_id}
-    with shard_transaction(owner_id):
-        # The photo's row first, and locked: whoever likes, unlikes or deletes it at the same time waits here.
-        if not execute(LOCK, like):
-            raise NotFound(f"there is no media {photo['id']}")
-        if execute(LIKE if liked else UNLIKE, like):
-            enqueue("feeds.liked", **like, owner_id=owner_id)
-        # Also if nothing has changed: whoever changed it may have died before the rest.
-        mirror_now = enqueue_in_case("photos.mirror_like", **like, owner_id=owner_id)
-    mirror_now()
+    like = {"photo_id": photo["id"], "user_id": user_id, "owner_id": photo["owner_id"]}
+    with on_shard(photo["owner_id"]):
+        database = current_database()
+        values = like | {"args": json.dumps(like)}
+        ((told, mirrored),) = execute(LIKE if liked else UNLIKE, values, database)
+    if mirrored is None:
+        raise NotFound(f"there is no media {photo['id']}")
+    if told:
+        submit(database, [(told, "feeds.liked")])
+    do_held(database, mirrored, partial(mirror_like, **like, liked=liked))
 
 
-def _mirror(user_id: int, photo_id: int, owner_id: int) -> None:
+def _mirror(user_id: int, photo_id: int, owner_id: int, liked: bool | None) -> None:
     def write(liked: bool) -> None:
         with on_shard(user_id):
             if liked:
@@ -158,4 +180,4 @@ def _mirror(user_id: int, photo_id: int, owner_id: int) -> None:
             else:
                 Liked.objects.filter(user_id=user_id, photo_id=photo_id).delete()
 
-    mirror(lambda: is_liked(user_id, photo_id, owner_id), write)
+    mirror(lambda: is_liked(user_id, photo_id, owner_id), write, liked)

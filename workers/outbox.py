@@ -64,7 +64,7 @@ def enqueue_many(job: str, args_of_each: list[dict]) -> None:
     database = _database_of_change(job)
     jobs = [(row_id, job) for row_id in _insert(database, job, args_of_each, GRACE)]
     # Robust: the change is committed, whatever happens now.
-    transaction.on_commit(partial(_submit_or_leave_to_relay, database, jobs), using=database, robust=True)
+    transaction.on_commit(partial(submit, database, jobs), using=database, robust=True)
 
 
 def enqueue_in(delay: datetime.timedelta, job: str, **args) -> None:
@@ -81,23 +81,24 @@ def enqueue_in_case(job: str, **args) -> Callable[[], None]:
     """
     database = _database_of_change(job)
     (row_id,) = _insert(database, job, [args], LEASE, held_for=LEASE)
+    return lambda: do_held(database, row_id, partial(all_jobs()[job], **args))
 
-    def do_now() -> None:
-        done = False
+
+def do_held(database: str, row_id: int, job: Callable[[], None]) -> None:
+    """Does a job whose row the caller holds; see enqueue_in_case."""
+    done = False
+    try:
+        # No step may take so long that all of them together outlast the lease.
+        with answering_within(LEASE.total_seconds() / 6):
+            job()
+        done = True
+    except redis_client.Unavailable as error:
+        logger.warning("row %s of %s is left to the relay: %s", row_id, database, error)
+    finally:
         try:
-            # No step may take so long that all of them together outlast the lease.
-            with answering_within(LEASE.total_seconds() / 6):
-                all_jobs()[job](**args)
-            done = True
-        except redis_client.Unavailable as error:
-            logger.warning("%s %s is left to the relay: %s", job, args, error)
-        finally:
-            try:
-                _write(database, DELETE if done else RELEASE, [row_id])
-            except Error as error:
-                logger.warning("%s %s comes again: %s", job, args, error)
-
-    return do_now
+            _write(database, DELETE if done else RELEASE, [row_id])
+        except Error as error:
+            logger.warning("row %s of %s comes again: %s", row_id, database, error)
 
 
 def _database_of_change(job: str) -> str:
@@ -113,6 +114,23 @@ INSERT = """
     SELECT %s, args, statement_timestamp() + %s, statement_timestamp() + %s, 0, '' FROM jsonb_array_elements(%s) AS args
     RETURNING id
 """
+
+
+def insert_for_each(source: str, job: str, args: str, *, is_held: bool = False) -> str:
+    """`enqueue`, or `enqueue_in_case`, as part of a statement that makes a change: SQL that returns the rows' IDs.
+
+    A job for each row of `source`, something to select from, with the arguments `args`, an expression of type jsonb.
+    After the commit, the rows are for `submit`, or if they are held, for `do_held`.
+    """
+    due, held = (LEASE, LEASE) if is_held else (GRACE, datetime.timedelta())
+    return f"""
+        INSERT INTO workers_outbox (job, args, due_at, held_until, attempts, last_error)
+        SELECT '{job}', {args}, statement_timestamp() + interval '{due.total_seconds()} s',
+            statement_timestamp() + interval '{held.total_seconds()} s', 0, ''
+        FROM {source} RETURNING id
+    """
+
+
 # These, and CLAIM, do not wait until they are on disk, for some milliseconds, as a transaction else does: if a crash of
 # the server loses them, a job runs again, and no more. (Within the statement, since there is no session.)
 NOT_ON_DISK_YET = "set_config('synchronous_commit', 'off', true) = 'off'"
@@ -140,7 +158,8 @@ def _write(database: str, statement: str, values: list) -> None:
         cursor.execute(statement, values)
 
 
-def _submit_or_leave_to_relay(database: str, jobs: list[tuple[int, str]]) -> None:
+def submit(database: str, jobs: list[tuple[int, str]]) -> None:
+    """Hands rows, (ID, job), to gearmand, after the commit; or leaves them to the relay."""
     try:
         gearman.submit(database, jobs)
     except gearman.Unavailable as error:

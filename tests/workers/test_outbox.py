@@ -106,7 +106,7 @@ def test_what_the_request_could_not_do_is_left_to_the_relay(job, error):
     with pytest.raises(ValueError) if isinstance(error, ValueError) else nullcontext():
         do_now()
     row = row_of(job)
-    assert row.due_at - row.created_at < timedelta(seconds=5)
+    assert row.due_at - row.created_at < outbox.LEASE - timedelta(seconds=5)  # the relay may have had it meanwhile
     job.error = None
     run(row)
     assert row_of(job) is None
