@@ -47,7 +47,8 @@ DELAY = "delay = function() return math.random(0, {most}) end"
 def run(n: int = world.FEWEST) -> dict[str, float]:
     settings.DATABASE_ANSWER_SECONDS = 600  # a world takes a while to make
     tokens = world.make(n)
-    edge = f"http://{HOST}:{urlsplit(settings.SITE_URL).port}"
+    # Past the load balancer: on the other side, too, there is but an nginx.
+    edge = f"http://{Stack(own_stack.NAME).address('edge_1')}"
     with _sql_join(n, list(tokens)) as (joins, keys):
         ways = {
             "an empty view": (f"{edge}/healthz", "Bearer", ["-"]),
@@ -113,11 +114,11 @@ def _sql_join(n: int, viewers: list[int]) -> Iterator[tuple[str, list[str]]]:
     """The same people in one database and what reads it, for a while: the site's URL, and the viewers' tokens."""
     stack = Stack(own_stack.NAME)
     stack.load_secrets()
-    port = {server: stack.ports[server] + 90 for server in ("gunicorn", "edge")}
+    port = {server: stack.ports[server] + 90 for server in ("gunicorn_1", "edge")}
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": "bench.sql_join.settings",
         "SQL_JOIN_URL": stack.admin_url("postgres_a", "sql_join"),
-        "GUNICORN_BIND": f"{HOST}:{port['gunicorn']}",
+        "GUNICORN_BIND": f"{HOST}:{port['gunicorn_1']}",
     }
     with closing(psycopg2.connect(stack.admin_url("postgres_a", "postgres"))) as admin, admin.cursor() as cursor:
         admin.autocommit = True
@@ -132,7 +133,7 @@ def _sql_join(n: int, viewers: list[int]) -> Iterator[tuple[str, list[str]]]:
     nginx = programs.configured(
         stack, "nginx/edge.conf", "nginx_joins.conf", SERVER_USER,
         port=port["edge"], worker_processes=1, data=data, access_log=data / "log",
-        gunicorn=environment["GUNICORN_BIND"],
+        **programs.edge_values(stack, "app_servers_joins.conf", [environment["GUNICORN_BIND"]]),
     )  # fmt: skip
     gunicorn = [f"--config={DEPLOY / 'gunicorn/gunicorn.conf.py'}", "django.core.wsgi:get_wsgi_application()"]
     commands = [

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Collection
 
 from deploy.hosts import Host, Inventory, each
+from deploy.upstreams import server_lines
 
 # Reloads nginx, and returns when none of the old workers takes requests any more: those that are busy finish them.
 RELOAD = r"""
@@ -23,10 +24,11 @@ done
 
 def app_servers(inventory: Inventory, out: Collection[Host] = ()) -> str:
     """The lines of nginx' upstream: every app server, those that are `out` marked so."""
-    return "".join(
-        f"server {host.address}:{host.roles['app']['listen']} max_fails=0{' down' if host in out else ''};\n"
-        for host in inventory.of("app")
-    )
+
+    def address(host: Host) -> str:
+        return f"{host.address}:{host.roles['app']['listen']}"
+
+    return server_lines(map(address, inventory.of("app")), out=[address(host) for host in out])
 
 
 def take_out(inventory: Inventory, out: Collection[Host]) -> None:

@@ -1,4 +1,4 @@
-"""gunicorn, the app server: 2 processes of 16 threads each. Used as it is, locally and in production."""
+"""gunicorn, the app server: 2 processes of 16 threads each (one in the local stack, which has two app hosts)."""
 
 import ctypes
 import json
@@ -43,8 +43,7 @@ errorlog = "-"
 control_socket_disable = True
 loglevel = "info"
 
-# Only nginx talks to gunicorn, over loopback.
-forwarded_allow_ips = "127.0.0.1"
+# Who may say that a client uses TLS is in FORWARDED_ALLOW_IPS (gunicorn's own): the nginx hosts; else this machine.
 # nginx sets this one. With the others that gunicorn believes, a client could contradict it, and would be refused.
 secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 

@@ -3,6 +3,7 @@
 import argparse
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -174,7 +175,7 @@ def run(name: str) -> int:
     try:
         up(name)
         print("Ctrl-C stops it. Below is what the app logs.", flush=True)
-        logs = [LOCAL / name / "logs" / f"{program}.log" for program in ("gunicorn", "worker", "relay")]
+        logs = [LOCAL / name / "logs" / f"{program}.log" for program in ("gunicorn_1", "gunicorn_2", "worker", "relay")]
         foreground(["tail", "-n0", "-F", *logs])
     finally:
         down_for_sure([name])
@@ -282,11 +283,16 @@ def logs(name: str, program: str | None) -> int:
 
 
 def control(name: str, action: str, programs: list[str]) -> int:
-    """Stops, kills or starts programs. The supervisor starts a killed one again, a stopped one not."""
+    """Stops, kills or starts programs. The supervisor starts a killed one again, a stopped one not.
+
+    A name without its number stands for all of them: gunicorn is gunicorn_1 and gunicorn_2.
+    """
     supervisor = supervisor_of(name)
-    known = supervisor.processes()
-    if unknown := [program for program in programs if program not in known]:
+    known = list(supervisor.processes())
+    meant = {program: [one for one in known if re.fullmatch(rf"{program}(_\d)?", one)] for program in programs}
+    if unknown := [program for program in programs if not meant[program]]:
         raise Failed(f"No program is called {', '.join(unknown)}. There are: {', '.join(known)}")
+    programs = [one for ones in meant.values() for one in ones]
     if action == "kill":
         for program in programs:
             supervisor.rpc.signalProcessGroup(program, "KILL")

@@ -87,6 +87,10 @@ class Stack:
     def address(self, server: str) -> str:
         return f"{HOST}:{self.ports[server]}"
 
+    def addresses(self, server: str) -> list[str]:
+        """Those of a server that there are several of, by number: memcached_1, memcached_2."""
+        return [self.address(name) for name in self.ports if re.fullmatch(rf"{server}_\d", name)]
+
     def load_secrets(self) -> None:
         """Reads the secrets, after making those that are missing."""
         file = self.dir / "secrets.json"
@@ -129,15 +133,14 @@ class Stack:
             "LOGICAL_SHARDS": self.logical_shards(),
             "REDIS_SHARDMAP_URL": f"{redis}{self.address('redis_shardmap')}/0",
             "REDIS_FEEDS_URL": f"{redis}{self.address('redis_feeds')}/0",
-            "MEMCACHED": f"{self.address('memcached_1')},{self.address('memcached_2')}",
-            "GEARMAN": self.address("gearmand"),
+            "MEMCACHED": ",".join(self.addresses("memcached")),
+            "GEARMAN": ",".join(self.addresses("gearmand")),
             "S3_ENDPOINT": f"http://{self.address('s3')}",
             "S3_ACCESS_KEY": self.secrets["s3_access_key"],
             "CREDENTIALS_KEYS": self.secrets["credentials_key"],
             "S3_SECRET_KEY": self.secrets["s3_secret_key"],
             "S3_UPLOADS_BUCKET": "uploads",
             "S3_PHOTOS_BUCKET": "photos",
-            "GUNICORN_BIND": self.address("gunicorn"),
             "PYAPNS_URL": f"http://{self.address('pyapns')}/",
             "APNS_PRODUCTION_URL": f"https://{self.address('apns')}",
             "APNS_SANDBOX_URL": f"https://{self.address('apns')}",

@@ -27,6 +27,7 @@ PACKAGES = {
     "memcached": "memcached",
     "gearmand": "gearman-job-server",
     "nginx": "nginx",
+    "haproxy": "haproxy",
     "pgbackrest": "pgbackrest",
 }
 

@@ -15,7 +15,7 @@ DEV_PORTS = {
     "edge": 8000,
     "cdn": 8001,
     "supervisor": 8002,
-    "gunicorn": 8003,
+    "gunicorn_1": 8003,
     "pyapns": 8004,
     "apns": 8005,
     "apns_silence": 8006,
@@ -27,7 +27,7 @@ DEV_PORTS = {
     "redis_feeds": 8014,
     "memcached_1": 8015,
     "memcached_2": 8016,
-    "gearmand": 8017,
+    "gearmand_1": 8017,
     "postgres_a_replica": 8018,
     "postgres_b_replica": 8019,
     "s3": 8020,
@@ -40,6 +40,12 @@ DEV_PORTS = {
     "weed_filer_grpc": 8027,
     "s3_tls": 8028,
     # From 8030 on, the tests start a Redis Cluster (tests/redis_cluster.py).
+    "edge_1": 8060,
+    "edge_2": 8061,
+    "edge_3": 8062,
+    "gunicorn_2": 8063,
+    "gearmand_2": 8064,
+    "haproxy_status": 8065,
 }
 
 # A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or

@@ -1,11 +1,12 @@
 """The programs of a stack: how each is configured, run, and known to be well."""
 
+import re
 import shlex
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.layout import (
@@ -22,9 +23,12 @@ from deploy.local.layout import (
 )
 from deploy.local.machine import postgres_bin, which
 from deploy.local.ports import HOST
+from deploy.upstreams import server_lines
 
 # pgbouncer's databases, and the server of each. `bench` is there while `manage.py bench shards` runs.
 DATABASES = {"directory": "postgres_a", "shards_a": "postgres_a", "shards_b": "postgres_b", "bench": "postgres_a"}
+# What the load balancer connects from, so that nginx knows it from whoever else is on this machine.
+BALANCER = "127.0.0.2"
 REPLICAS = {"postgres_a_replica": "postgres_a", "postgres_b_replica": "postgres_b"}
 
 
@@ -37,6 +41,7 @@ class Program:
     stop_signal: str = "TERM"
     is_app: bool = False  # started after the migrations
     primary: str | None = None  # of a replica, which is made of it: started when that runs
+    environment: dict[str, str] = field(default_factory=dict)  # of the app's programs
 
 
 def programs_of(stack: Stack) -> list[Program]:
@@ -51,9 +56,10 @@ def programs_of(stack: Stack) -> list[Program]:
         redis(stack, "redis_feeds", maxmemory_policy="allkeys-lru", appendonly="no"),
         memcached(stack, "memcached_1"),
         memcached(stack, "memcached_2"),
-        gearmand(stack),
+        gearmand(stack, "gearmand_1"),
+        gearmand(stack, "gearmand_2"),
         seaweedfs(stack),
-        nginx(stack, "nginx_edge", port=stack.ports["edge"], gunicorn=stack.address("gunicorn")),
+        *edge(stack),
         nginx(stack, "nginx_cdn", port=stack.ports["cdn"], s3=stack.address("s3")),
         apns(stack),
         social(stack),
@@ -181,10 +187,10 @@ def memcached(stack: Stack, name: str) -> Program:
     return Program(name, [which("memcached"), *flags(file)], is_up, SERVER_USER, stop_signal="KILL")
 
 
-def gearmand(stack: Stack) -> Program:
-    port = stack.ports["gearmand"]
-    file = configured(stack, "gearmand/gearmand.conf", "gearmand.conf", SERVER_USER, port=port)
-    return Program("gearmand", [which("gearmand"), *flags(file)], answers(port, "version\n", "OK"), SERVER_USER)
+def gearmand(stack: Stack, name: str) -> Program:
+    port = stack.ports[name]
+    file = configured(stack, "gearmand/gearmand.conf", f"{name}.conf", SERVER_USER, port=port)
+    return Program(name, [which("gearmand"), *flags(file)], answers(port, "version\n", "OK"), SERVER_USER)
 
 
 def seaweedfs(stack: Stack) -> Program:
@@ -234,21 +240,59 @@ def seaweedfs(stack: Stack) -> Program:
     )
 
 
-def nginx(stack: Stack, name: str, port: int, **upstream: str) -> Program:
+def edge(stack: Stack) -> list[Program]:
+    """The load balancer, and the three nginx behind it."""
+    values = edge_values(stack, "app_servers.conf", stack.addresses("gunicorn"))
+    names = ["nginx_edge_1", "nginx_edge_2", "nginx_edge_3"]
+    nginxes = [nginx(stack, name, port=stack.ports[name.removeprefix("nginx_")], **values) for name in names]
+    servers = {name: f"    server {name} {it}" for name, it in zip(names, stack.addresses("edge"), strict=True)}
+    file = configured(
+        stack,
+        "haproxy/haproxy.cfg",
+        "haproxy.cfg",
+        SERVER_USER,
+        port=stack.ports["edge"],
+        status_port=stack.ports["haproxy_status"],
+        source=BALANCER,
+        away=configured(stack, "haproxy/503.http", "503.http", SERVER_USER),
+        servers="\n".join(servers.values()),
+        tracked_servers="\n".join(f"{server} track reads/{name}" for name, server in servers.items()),
+    )
+    is_up = answers(stack.ports["edge"], "GET /edge-health HTTP/1.0\r\n\r\n", "HTTP/1.1 200")
+    return [*nginxes, Program("haproxy", [which("haproxy"), "-db", "-f", str(file)], is_up, SERVER_USER)]
+
+
+def edge_values(stack: Stack, file: str, app_servers: list[str]) -> dict:
+    """What edge.conf wants to know, but for what differs between the three; writes the file of the app servers."""
+    path = stack.conf / file
+    write(path, server_lines(app_servers), SERVER_USER)
+    return {
+        "app_servers": path,
+        "tls": "",
+        "balancer": BALANCER,
+        "maintenance": stack.dir / "maintenance",
+        # All users of a local stack, and the benches' load, come from one address.
+        "requests_a_second": 50_000,
+        "requests_of_a_burst": 50_000,
+        "requests_at_once": 2_000,
+    }
+
+
+def nginx(stack: Stack, name: str, port: int, **values) -> Program:
     access_log = stack.logs / f"{name}.access.log"
     access_log.touch(0o640)
     if SERVER_USER:
         shutil.chown(access_log, SERVER_USER)
     file = configured(
         stack,
-        f"nginx/{name.removeprefix('nginx_')}.conf",
+        f"nginx/{re.sub(r'^nginx_|_[0-9]$', '', name)}.conf",
         f"{name}.conf",
         SERVER_USER,
         port=port,
         worker_processes=1,
         data=stack.data(name),
         access_log=access_log,
-        **upstream,
+        **values,
     )
     return Program(
         name,
@@ -284,16 +328,28 @@ def app(stack: Stack) -> list[Program]:
     """The programs that are ours. They read the stack's env file by themselves."""
     python, manage = str(VENV / "bin/python"), str(ROOT / "manage.py")
     return [
-        Program(
-            "gunicorn",
-            [python, str(VENV / "bin/gunicorn"), f"--config={DEPLOY / 'gunicorn/gunicorn.conf.py'}"],
-            is_up=answers(stack.ports["edge"], "GET /healthz HTTP/1.0\r\n\r\n", "HTTP/1.1 200"),
-            is_app=True,
-        ),
+        gunicorn(stack, "gunicorn_1"),
+        gunicorn(stack, "gunicorn_2"),
         Program("pyapns", [python, manage, "pyapns"], answers(stack.ports["pyapns"], "", ""), is_app=True),
         Program("worker", [python, manage, "worker", "--processes=4"], is_app=True),
         Program("relay", [python, manage, "relay"], is_app=True),
     ]
+
+
+def gunicorn(stack: Stack, name: str) -> Program:
+    """An app host."""
+    return Program(
+        name,
+        [
+            str(VENV / "bin/python"),
+            str(VENV / "bin/gunicorn"),
+            f"--config={DEPLOY / 'gunicorn/gunicorn.conf.py'}",
+            "--workers=1",  # for there are two of them, on one machine
+        ],
+        is_up=answers(stack.ports[name], "GET /healthz HTTP/1.0\r\n\r\n", "HTTP/1.0 200"),
+        is_app=True,
+        environment={"GUNICORN_BIND": stack.address(name)},
+    )
 
 
 def configured(stack: Stack, template: str, name: str, owner: str | None, **values) -> Path:
@@ -331,7 +387,7 @@ def pg_answers(port: int) -> Callable[[], bool]:
 
 
 def port_of(stack: Stack, name: str) -> int | None:
-    return stack.ports.get(name.removeprefix("nginx_").replace("seaweedfs", "s3"))
+    return stack.ports.get({"seaweedfs": "s3", "haproxy": "edge"}.get(name, name.removeprefix("nginx_")))
 
 
 def accepts_connections(stack: Stack, name: str) -> Callable[[], bool] | None:

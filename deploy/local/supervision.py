@@ -65,7 +65,8 @@ def supervisor_conf(stack: Stack, programs: list[Program]) -> str:
         if program.user:
             section["user"] = program.user
         if program.is_app:
-            section["environment"] = f'STACK="{stack.name}",GUNICORN_BIND="{stack.address("gunicorn")}"'
+            environment = {"STACK": stack.name} | program.environment
+            section["environment"] = ",".join(f'{name}="{value}"' for name, value in environment.items())
         sections[f"program:{program.name}"] = section
     return "\n".join(
         f"[{title}]\n" + "".join(f"{key} = {value}\n" for key, value in section.items())

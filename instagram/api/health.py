@@ -19,7 +19,8 @@ from shardmap.redis_client import redis_client
 
 STARTED = time.monotonic()
 SECONDS = 3  # for all checks together
-MAP = "redis shardmap"  # without it, or one of its nodes, all is served, from the shards: no reason to leave rotation
+MAP = "redis shardmap"  # without it, or one of its nodes, all is served, from the shards
+SPARE = ("memcached", "gearmand")  # while one of them is left, nobody notices that others are away
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -29,9 +30,12 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 
 def readyz(request: HttpRequest) -> HttpResponse:
-    """200 if all is well, but for the map, else 503; each line is `name: ok`, or `name: ` and the error."""
+    """200 if users can be served, else 503; each line is `name: ok`, or `name: ` and the error.
+
+    For people and for monitoring. No load balancer may ask it: what is away is away for all app servers.
+    """
     results = _results()
-    status = 200 if all(result == "ok" for name, result in results.items() if name != MAP) else 503
+    status = 200 if _can_serve(results) else 503
     lines = "".join(f"{name}: {result}\n" for name, result in results.items())
     return HttpResponse(lines, status=status, content_type="text/plain")
 
@@ -50,6 +54,17 @@ def pingdom(request: HttpRequest) -> HttpResponse:
         f"<response_time>{milliseconds:.3f}</response_time></pingdom_http_custom_check>\n",
         content_type="text/xml; charset=utf-8",
     )
+
+
+def _can_serve(results: dict[str, str]) -> bool:
+    """Whether all that cannot be done without is well, and one of each kind of which there are spares."""
+    needed: dict[str, bool] = {}
+    for name, result in results.items():
+        kind = name.split()[0]
+        need = kind if kind in SPARE else name
+        needed[need] = needed.get(need, False) or result == "ok"
+    needed.pop(MAP)
+    return all(needed.values())
 
 
 def _results() -> dict[str, str]:

@@ -26,8 +26,8 @@ from tests.support import ctl, eventually, get
 STACK = layout.Stack(os.environ["STACK"])
 PROGRAMS = (
     *("postgres_a", "postgres_b", "pgbouncer", "redis_shardmap", "redis_feeds", "memcached_1", "memcached_2"),
-    *("gearmand", "seaweedfs", "nginx_edge", "nginx_cdn", "nginx_apns", "social", "gunicorn", "pyapns"),
-    *("worker", "relay"),
+    *("gearmand_1", "gearmand_2", "seaweedfs", "haproxy", "nginx_edge_1", "nginx_edge_2", "nginx_edge_3"),
+    *("nginx_cdn", "nginx_apns", "social", "gunicorn_1", "gunicorn_2", "pyapns", "worker", "relay"),
     *(REPLICAS if layout.WITH_REPLICAS else ()),
 )
 
@@ -128,7 +128,8 @@ def test_up_after_a_change_of_code_restarts_the_app_alone():
     (layout.ROOT / "manage.py").touch()
     assert stack("up").returncode == 0
     after = pids()
-    assert {name for name in after if after[name] != before[name]} == {"gunicorn", "pyapns", "worker", "relay"}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"gunicorn_1", "gunicorn_2", "pyapns", "worker", "relay"}
 
 
 def test_status_says_whether_all_run(stopped):

@@ -110,7 +110,7 @@ def test_healthz_and_readyz():
     assert ready.status_code == 200
     lines = dict(line.split(": ") for line in ready.text.splitlines())
     assert {"postgres default", "postgres a", "postgres b", "redis shardmap", "redis feeds", "s3"} <= set(lines)
-    assert sum(name.startswith(("memcached", "gearmand")) for name in lines) == 3
+    assert sum(name.startswith(("memcached", "gearmand")) for name in lines) == 4
     assert set(lines.values()) == {"ok"}
 
 
@@ -124,12 +124,19 @@ def test_without_the_map_an_app_server_is_ready_and_says_what_is_away(stopped):
     assert "<status>redis shardmap: ConnectionError</status>" in get("/pingdom.xml").text
 
 
+def test_with_one_of_two_an_app_server_is_ready_and_says_which_is_away(stopped):
+    stopped("gearmand_2", "memcached_1")
+    response = get("/readyz")
+    assert response.status_code == 200
+    wrong = [line.split(":")[0] for line in response.text.splitlines() if not line.endswith(": ok")]
+    assert wrong == ["memcached 1", "gearmand 2"]
+
+
 def test_readyz_names_what_is_away(stopped):
     stopped("gearmand")
     response = get("/readyz")
     assert response.status_code == 503
     wrong = [line for line in response.text.splitlines() if not line.endswith(": ok")]
-    assert len(wrong) == 1
-    assert wrong[0].startswith("gearmand")
+    assert [line.split(":")[0] for line in wrong] == ["gearmand 1", "gearmand 2"]
     ctl("start", "gearmand")
     eventually(lambda: get("/readyz").status_code == 200)
