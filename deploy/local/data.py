@@ -11,7 +11,7 @@ from deploy.local import machine
 from deploy.local.layout import Failed, Stack, make_dir, write
 from deploy.local.machine import step
 from deploy.local.ports import HOST
-from deploy.local.programs import REPLICAS, Program
+from deploy.local.programs import Program, replicas_of
 from deploy.local.supervision import Supervisor
 
 SLOT = "FROM pg_replication_slots WHERE slot_name = 'replica'"
@@ -63,7 +63,7 @@ def prepare_replicas(stack: Stack, supervisor: Supervisor, replicas: list[Progra
     On its primary, each has a slot, which keeps the WAL that the replica still needs: none must outlive its replica.
     """
     wanted = {replica.name: replica for replica in replicas}
-    for name, primary in REPLICAS.items():
+    for name, primary in replicas_of(stack).items():
         status_of_slot = on_primary(stack, primary, f"SELECT wal_status {SLOT}")
         if name in wanted and stack.data(name).exists() and status_of_slot not in ("", "lost"):
             continue
@@ -80,7 +80,8 @@ def copy_primary(stack: Stack, replica: Program) -> None:
         machine.logged(
             [
                 str(machine.postgres_bin() / "pg_basebackup"),
-                *("-h", HOST, "-p", str(stack.ports[replica.primary]), "-U", "replicator", "-D", str(draft)),
+                *("-d", f"host={HOST} port={stack.ports[replica.primary]} user=replicator application_name=replica"),
+                *("-D", str(draft)),
                 # It will follow as the one who has made the copy, by a slot that exists since the copy began.
                 *("--write-recovery-conf", "--create-slot", "--slot=replica", "--checkpoint=fast"),
             ],

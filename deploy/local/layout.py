@@ -41,13 +41,15 @@ def local_dir() -> Path:
 LINK = ROOT / ".local"
 LOCAL = local_dir()
 
-SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_password", "redis_password",
-           "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key",
+SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_password", "pgbouncer_password",
+           "redis_password", "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key",
            "backups_access_key", "backups_secret_key", "backups_passphrase",
            "twitter_key", "twitter_secret", "facebook_id", "facebook_secret")  # fmt: skip
 
 # `make up REPLICAS=1`: not remembered, so that what runs is what the last `make up` asked for.
+# `make up REPLICAS=sync`: the same, and a COMMIT waits for them.
 WITH_REPLICAS = os.environ.get("REPLICAS", "0") not in ("", "0")
+SYNCHRONOUS = os.environ.get("REPLICAS") == "sync"
 
 
 # The tests sign up thousands of users, whose passwords guard nothing.
@@ -91,6 +93,11 @@ class Stack:
         """Those of a server that there are several of, by number: memcached_1, memcached_2."""
         return [self.address(name) for name in self.ports if re.fullmatch(rf"{server}_\d", name)]
 
+    def primary_of(self, server: str) -> str:
+        """`postgres_b`, or `postgres_b_replica` since that was promoted (docs/failover.md)."""
+        replica = self.data(f"{server}_replica")
+        return replica.name if replica.exists() and not (replica / "standby.signal").exists() else server
+
     def load_secrets(self) -> None:
         """Reads the secrets, after making those that are missing."""
         file = self.dir / "secrets.json"
@@ -124,8 +131,8 @@ class Stack:
             "DIRECTORY_URL": self.postgres_url("pgbouncer", "directory"),
             "SHARD_SERVERS": f"a={self.postgres_url('pgbouncer', 'shards_a')} "
             f"b={self.postgres_url('pgbouncer', 'shards_b')}",
-            "SHARD_ADMINS": f"a={self.admin_url('postgres_a', 'shards_a')} "
-            f"b={self.admin_url('postgres_b', 'shards_b')}",
+            "SHARD_ADMINS": f"a={self.admin_url(self.primary_of('postgres_a'), 'shards_a')} "
+            f"b={self.admin_url(self.primary_of('postgres_b'), 'shards_b')}",
             "SHARD_REPLICAS": f"a={self.postgres_url('pgbouncer', 'shards_a_replica')} "
             f"b={self.postgres_url('pgbouncer', 'shards_b_replica')}"
             if WITH_REPLICAS
@@ -170,12 +177,12 @@ class Stack:
 
     def migration_environment(self) -> dict[str, str]:
         """Migrations go to Postgres itself: pgbouncer cuts a statement off after 10 s, an index takes longer."""
+        a, b = self.primary_of("postgres_a"), self.primary_of("postgres_b")
         return {
             "STACK": self.name,
-            "DIRECTORY_URL": self.postgres_url("postgres_a", "directory"),
+            "DIRECTORY_URL": self.postgres_url(a, "directory"),
             "DATABASE_ANSWER_SECONDS": "3600",
-            "SHARD_SERVERS": f"a={self.postgres_url('postgres_a', 'shards_a')} "
-            f"b={self.postgres_url('postgres_b', 'shards_b')}",
+            "SHARD_SERVERS": f"a={self.postgres_url(a, 'shards_a')} b={self.postgres_url(b, 'shards_b')}",
         }
 
 

@@ -30,8 +30,9 @@ ROLE_SETTINGS = {
 
 def prepare_postgres(stack: Stack, server: str) -> None:
     connection = psycopg2.connect(
-        host=HOST, port=stack.ports[server], user="postgres", password=stack.secrets["postgres_password"],
-        dbname="postgres", connect_timeout=5,
+        host=HOST, port=stack.ports[stack.primary_of(server)], user="postgres",
+        password=stack.secrets["postgres_password"], dbname="postgres", connect_timeout=5,
+        options="-c synchronous_commit=local",  # the replicas that a COMMIT may have to wait for come later
     )  # fmt: skip
     connection.autocommit = True
     with connection.cursor() as cursor:

@@ -14,8 +14,10 @@ from deploy.local.layout import (
     POSTGRES_USER,
     ROOT,
     SERVER_USER,
+    SYNCHRONOUS,
     VENV,
     WITH_REPLICAS,
+    Failed,
     Stack,
     make_dir,
     render,
@@ -48,9 +50,8 @@ def programs_of(stack: Stack) -> list[Program]:
     """Writes each program's configuration and returns how to run them, in the order of their start."""
     make_dir(stack.conf)
     return [
-        postgres(stack, "postgres_a"),
-        postgres(stack, "postgres_b"),
-        *(postgres(stack, name, primary) for name, primary in REPLICAS.items() if WITH_REPLICAS),
+        *(postgres(stack, stack.primary_of(server)) for server in REPLICAS.values()),
+        *(postgres(stack, name, primary) for name, primary in replicas_of(stack).items() if WITH_REPLICAS),
         pgbouncer(stack),
         redis(stack, "redis_shardmap", maxmemory_policy="noeviction", appendonly="yes"),
         redis(stack, "redis_feeds", maxmemory_policy="allkeys-lru", appendonly="no"),
@@ -67,6 +68,17 @@ def programs_of(stack: Stack) -> list[Program]:
     ]
 
 
+def replicas_of(stack: Stack) -> dict[str, str]:
+    """Each replica, whether it is wanted or not, and its primary. After a failover they have changed places."""
+    pairs = {}
+    for replica, server in REPLICAS.items():
+        promoted = stack.primary_of(server) == replica
+        if promoted and not WITH_REPLICAS:
+            raise Failed(f"{replica} is the primary since a failover: it needs `make up REPLICAS=1`.")
+        pairs |= {server: replica} if promoted else {replica: server}
+    return pairs
+
+
 def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
     stanza = (primary or name).removeprefix("postgres_")
     backups = pgbackrest(stack, name, stanza)
@@ -80,6 +92,7 @@ def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
         shared_buffers="128MB",
         effective_cache_size="1GB",
         max_wal_size="1GB",
+        synchronous_standby_names="replica" if SYNCHRONOUS else "",
         # Tests kill processes, never the kernel: what is in the page cache survives that.
         fsync="off" if stack.is_for_tests else "on",
         archive_command=f'{which("pgbackrest")} --config="{backups}" --stanza={stanza} archive-push "%p"',
@@ -134,11 +147,17 @@ def certificate(stack: Stack, server: str, owner: str | None) -> None:
 
 def pgbouncer(stack: Stack) -> Program:
     userlist = stack.conf / "pgbouncer.users"
-    write(userlist, f'"instagram" "{stack.secrets["instagram_password"]}"\n', POSTGRES_USER)
-    databases = [f"{name} = host={HOST} port={stack.ports[server]}" for name, server in DATABASES.items()]
+    users = [f'"{user}" "{stack.secrets[f"{user}_password"]}"\n' for user in ("instagram", "pgbouncer")]
+    write(userlist, "".join(users), POSTGRES_USER)
+    roles = ("postgres", "replicator", "instagram", "pgbouncer")  # libpq's file, for who operates it
+    logins = [f"*:*:*:{role}:{stack.secrets[f'{role}_password']}\n" for role in roles]
+    write(stack.conf / "pgpass", "".join(logins), POSTGRES_USER)
+    servers = {name: stack.primary_of(server) for name, server in DATABASES.items()}
+    databases = [f"{name} = host={HOST} port={stack.ports[server]}" for name, server in servers.items()]
     if WITH_REPLICAS:
-        shards = [(name, f"{server}_replica") for name, server in DATABASES.items() if name.startswith("shards_")]
-        databases += [f"{name}_replica = host={HOST} port={stack.ports[it]} dbname={name}" for name, it in shards]
+        of = {primary: replica for replica, primary in replicas_of(stack).items()}
+        shards = {name: of[server] for name, server in servers.items() if name.startswith("shards_")}
+        databases += [f"{name}_replica = host={HOST} port={stack.ports[it]} dbname={name}" for name, it in shards.items()]
     file = configured(
         stack,
         "pgbouncer/pgbouncer.ini",

@@ -83,7 +83,8 @@ class Supervisor:
         self.pidfile = stack.dir / "supervisord.pid"
         self.log = stack.logs / "supervisord.log"
         login = f"stack:{stack.secrets['supervisor_password']}"
-        self.rpc = xmlrpc.client.ServerProxy(f"http://{login}@{stack.address('supervisor')}/RPC2").supervisor
+        self.url = f"http://{login}@{stack.address('supervisor')}/RPC2"
+        self.rpc = xmlrpc.client.ServerProxy(self.url).supervisor
 
     def pid(self) -> int | None:
         """supervisord's process, whether it answers or not."""

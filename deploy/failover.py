@@ -1,0 +1,263 @@
+"""When the primary of a physical server is lost, its replica takes over. For who is on call: docs/failover.md.
+
+By hand, with one command, and not by Patroni or repmgr: to decide by itself and be right, a machine needs a majority of
+something (an etcd on three hosts, witnesses), which is more to run, and to understand at night, than the minutes are worth
+until somebody has looked. What must hold, in this order:
+
+1. Clients wait at pgbouncer, the only way in.
+2. The old primary takes no writes any more: it is stopped, and has a `standby.signal`. Whoever starts it again, at a boot or
+   by mistake, gets a server that only reads. If its host cannot be reached, a person sees to it that it is off.
+3. The replica has replayed all that it has got, and is promoted. It keeps the WAL that the old one will need to follow it.
+4. pgbouncer leads the clients on, to the new primary.
+
+Who is primary is where pgbouncer leads to. Each step is harmless when it is done again, so a failover that was interrupted
+is called again.
+"""
+
+import re
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+NAME = "replica"  # as a replica calls itself, and its slot on the primary; synchronous_standby_names asks for it
+PATIENCE = 60  # seconds for a server to replay what it has, or to follow
+HOLD_SECONDS = 2  # that transactions get to end by themselves, where the old primary is still alive
+
+Shell = Callable[[str], str]  # runs a command on a host and returns what it prints; raises Refused
+Say = Callable[[str], None]
+
+
+class Refused(Exception):
+    """What was not done, and why: for the person who called."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Postgres, primary or replica, as those who operate it reach it."""
+
+    name: str
+    host: str
+    port: int
+    data: str  # its directory
+    config: str  # its postgresql.conf
+    bin: str  # where Postgres' programs are
+    passfile: str  # on its host: libpq's, with the passwords of `postgres` and `replicator`
+    shell: Shell  # as the user that it runs as
+    start: Callable[[], None]
+    stop: Callable[[], None]  # politely, or if that takes too long, by force; nothing, if it does not run
+
+    @property
+    def place(self) -> str:
+        return f"host={self.host} port={self.port}"
+
+    def run(self, command: str) -> str:
+        """One of Postgres' own programs."""
+        return self.shell(f"PGPASSFILE={self.passfile} PGCONNECT_TIMEOUT=5 {self.bin}/{command}").strip()
+
+    def sql(self, *statements: str) -> str:
+        """What the superuser is answered, to each statement in a transaction of its own."""
+        orders = " ".join(f"-c {shlex.quote(statement)}" for statement in statements)
+        return self.run(f"psql -XAtq -v ON_ERROR_STOP=1 -d '{self.place} user=postgres dbname=postgres' {orders}")
+
+    def answers(self) -> bool:
+        try:
+            return self.sql("SELECT 1") == "1"
+        except Refused:
+            return False
+
+    def is_replica(self) -> bool:
+        return self.sql("SELECT pg_is_in_recovery()") == "t"
+
+    def is_followed(self) -> bool:
+        following = f"application_name = '{NAME}' AND state = 'streaming'"
+        return self.sql(f"SELECT count(*) FROM pg_stat_replication WHERE {following}") == "1"
+
+
+@dataclass(frozen=True)
+class Pgbouncer:
+    """A pgbouncer. Its databases lead to primaries; those called …_replica, to where may be read as well."""
+
+    host: str
+    port: int
+    ini: str
+    passfile: str  # on its host, with the passwords of `pgbouncer`, who gives orders, and of `instagram`
+    shell: Shell  # as a user who may read that, and write the configuration
+
+    def databases(self, server: Server) -> dict[str, bool]:
+        """The databases on it that are written to: name → whether clients have to wait."""
+        rows = [line.split("|") for line in self.order("SHOW DATABASES").splitlines()]
+        return {
+            name: "1" in (paused, disabled)
+            for name, host, port, *_, paused, disabled in rows
+            if (host, port) == (server.host, str(server.port)) and not name.endswith("_replica")
+        }
+
+    def hold(self, server: Server) -> None:
+        """Clients wait from now on. Transactions that do not end are broken off."""
+        for database, held in self.databases(server).items():
+            if not held:
+                try:
+                    self.order(f"PAUSE {database}", HOLD_SECONDS)
+                except Refused:
+                    self.order(f"KILL {database}")
+
+    def go_on(self, server: Server) -> None:
+        for database, held in self.databases(server).items():
+            if held:
+                self.order(f"RESUME {database}")
+
+    def lead(self, primary: Server, replica: Server) -> None:
+        """Leads clients to these from now on. It is in the configuration, so that it stays so."""
+        of_replicas = "^[a-z0-9_]+_replica = "
+        edits = [
+            f"/{of_replicas}/! s/{replica.place}( |$)/{primary.place}\\1/",
+            f"/{of_replicas}/  s/{primary.place}( |$)/{replica.place}\\1/",
+        ]
+        self.shell(f"sed -Ei {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} {shlex.quote(self.ini)}")
+        self.order("RELOAD")
+
+    def check_write(self, database: str) -> None:
+        """Raises Refused where the app could not write."""
+        self._psql("instagram", database, "SELECT txid_current()")
+
+    def order(self, command: str, seconds: float = 10) -> str:
+        return self._psql("pgbouncer", "pgbouncer", command, seconds)
+
+    def _psql(self, user: str, database: str, command: str, seconds: float = 10) -> str:
+        where = f"host={self.host} port={self.port} user={user} dbname={database} passfile={self.passfile}"
+        return self.shell(f"timeout {seconds} psql -XAtq -d '{where}' -c {shlex.quote(command)}").strip()
+
+
+def failover(
+    primary: Server, replica: Server, pgbouncers: list[Pgbouncer], *, host_is_off: bool = False, say: Say = print
+) -> float:
+    """Makes the replica the primary; returns for how many seconds clients had to wait. Raises Refused.
+
+    A primary that is alive is shut down in order, and loses nothing. What a dead one had not sent yet is lost: nothing that
+    was acknowledged, if replication was synchronous.
+    """
+    if not host_is_off and primary.answers() and replica.is_replica() and not primary.is_followed():
+        raise Refused(f"{primary.name} is alive, and {replica.name} does not follow it: it would lack the latest writes")
+    began = time.monotonic()
+    for pgbouncer in pgbouncers:
+        pgbouncer.hold(primary)
+    try:
+        end = None if host_is_off else fence(primary)
+        say(f"{primary.name} is {'off, you say' if host_is_off else 'stopped, and would only read if it were started'}")
+        promote(replica, end)
+        say(f"{replica.name} is promoted")
+        for pgbouncer in pgbouncers:
+            pgbouncer.lead(replica, primary)
+    finally:
+        for pgbouncer in pgbouncers:
+            pgbouncer.go_on(primary)
+            pgbouncer.go_on(replica)
+    for pgbouncer in pgbouncers:
+        for database in pgbouncer.databases(replica):
+            pgbouncer.check_write(database)
+    seconds = time.monotonic() - began
+    say(f"{replica.name} takes writes: clients have waited for {seconds:.1f} s")
+    return seconds
+
+
+def roles(servers: list[Server], pgbouncers: list[Pgbouncer]) -> tuple[Server, Server]:
+    """Which of two servers is primary, and which its replica. Raises Refused if not all pgbouncers agree."""
+    one, other = servers
+    leading = {bool(pgbouncer.databases(one)) for pgbouncer in pgbouncers}
+    if len(leading) != 1:
+        raise Refused(f"some pgbouncers lead to {one.name}, and some to {other.name}: say --to which, once more")
+    return (one, other) if leading.pop() else (other, one)
+
+
+def fence(primary: Server) -> str | None:
+    """Sees to it that a server takes no writes. Returns where its WAL ends, if it was shut down in order."""
+    signal = f"{primary.data}/standby.signal"
+    primary.shell(f"touch {signal}")
+    try:
+        primary.stop()
+    except Refused:
+        primary.shell(f"rm {signal}")
+        raise
+    control = primary.run(f"pg_controldata {primary.data}")
+    in_order = re.search(r"^Database cluster state: +shut down$", control, re.MULTILINE)
+    return re.search(r"^Latest checkpoint location: +(\S+)$", control, re.MULTILINE)[1] if in_order else None
+
+
+def promote(replica: Server, end: str | None) -> None:
+    """Lets a replica replay what it has got, and take writes. `end`: of what it must have got, if that is known."""
+    if not replica.is_replica():
+        return
+    has_all = "coalesce(pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), true)"
+    if end:
+        has_all += f" AND pg_last_wal_replay_lsn() > '{end}'"
+    wait_until(lambda: replica.sql(f"SELECT {has_all}") == "t", f"{replica.name} has replayed the end of the WAL")
+    replica.sql(
+        # The old primary's, for when it follows. From the last checkpoint on: where the two part is after that.
+        f"SELECT pg_create_physical_replication_slot('{NAME}', true) WHERE NOT EXISTS "
+        f"(SELECT FROM pg_replication_slots WHERE slot_name = '{NAME}')",
+        # Nobody follows yet: each COMMIT would wait for that. `rejoin` takes this back.
+        "ALTER SYSTEM SET synchronous_standby_names = ''",
+        "SELECT pg_reload_conf()",
+        f"SELECT pg_promote(true, {PATIENCE})",
+    )
+    if replica.is_replica():
+        raise Refused(f"{replica.name} was not promoted within {PATIENCE} s: see its log")
+
+
+def rejoin(primary: Server, old: Server, *, say: Say = print) -> None:
+    """Makes a server that was primary the replica of its successor; what only it has is thrown away. Raises Refused."""
+    if primary.is_replica():
+        raise Refused(f"{primary.name}, to which pgbouncer leads, is no primary")
+    fence(old)
+    primary.sql("CHECKPOINT")  # pg_rewind learns from the control file that there is a new timeline, before Postgres 16
+    try:
+        rewind(primary, old)
+        say(f"{old.name} has forgotten what it alone had")
+    except Refused as error:
+        say(f"{old.name} cannot be rewound, and gets everything anew: {error}")
+        copy(primary, old)
+    follow(primary, old)
+    say(f"{old.name} follows {primary.name}")
+
+
+def rewind(primary: Server, old: Server) -> None:
+    source = shlex.quote(f"{primary.place} user=postgres dbname=postgres")
+    old.shell(f"rm -f {old.data}/standby.signal")  # with it, pg_rewind cannot recover a server that was killed
+    try:
+        old.run(f"pg_rewind -D {old.data} --config-file={old.config} --source-server={source}")
+    finally:
+        old.shell(f"touch {old.data}/standby.signal")
+
+
+def copy(primary: Server, replica: Server) -> None:
+    """A base backup in place of what the replica has. (Without its last file, pg_control, nobody could start it.)"""
+    replica.shell(f"find {replica.data} -mindepth 1 -delete")
+    replica.run(f"pg_basebackup -d '{primary.place} user=replicator' -D {replica.data} --checkpoint=fast")
+    replica.shell(f"touch {replica.data}/standby.signal")
+
+
+def follow(primary: Server, replica: Server) -> None:
+    """Starts a replica that has the data of its primary, and waits until it has caught up."""
+    primary.sql(
+        f"SELECT pg_create_physical_replication_slot('{NAME}', true) WHERE NOT EXISTS "
+        f"(SELECT FROM pg_replication_slots WHERE slot_name = '{NAME}')"
+    )
+    # `user=replicator`, and the passwords stay where they are.
+    way = f"{primary.place} user=replicator application_name={NAME} passfile={replica.passfile}"
+    settings = f"primary_conninfo = '{way}'\nprimary_slot_name = '{NAME}'\n"
+    replica.shell(f"printf %s {shlex.quote(settings)} >> {replica.data}/postgresql.auto.conf")
+    replica.start()
+    wait_until(replica.answers, f"{replica.name} answers")
+    # Those of its time as primary would keep WAL for nobody.
+    replica.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    wait_until(primary.is_followed, f"{replica.name} follows {primary.name}")
+    primary.sql("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Refused(f"not within {PATIENCE} s: {what}")
+        time.sleep(0.1)
