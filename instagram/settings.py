@@ -126,7 +126,8 @@ MAP_WINDOWS = sorted(
     (tuple(map(int, pair.split(":"))) for pair in env.get("MAP_WINDOWS", "0:26").split()), reverse=True
 )
 
-# Redis, Memcached, Gearman. Either Redis may be a Redis Cluster: redis+cluster://:password@host:port,host:port
+# Redis, Memcached, Gearman. Either Redis may be a Redis Cluster, redis+cluster://:password@host:port,host:port
+# or whoever the sentinels say is the master of that name, redis+sentinel://:password@host:port,host:port/name
 REDIS_SHARDMAP_URL = env.get("REDIS_SHARDMAP_URL", "")
 REDIS_FEEDS_URL = env.get("REDIS_FEEDS_URL", "")
 MEMCACHED = [server for server in env.get("MEMCACHED", "").split(",") if server]
@@ -147,12 +148,11 @@ CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         # Django's backend knows no Redis Cluster: where the feeds are on one, this is a server by itself.
-        "LOCATION": env.get("REDIS_SESSIONS_URL", REDIS_FEEDS_URL),
+        "LOCATION": [env.get("REDIS_SESSIONS_URL", REDIS_FEEDS_URL)],
         "KEY_FUNCTION": "accounts.web.session_cache_key",
         "OPTIONS": {
             "serializer": "django.core.signing.JSONSerializer",  # not pickle, which can run code
-            "socket_connect_timeout": 0.5,
-            "socket_timeout": 1,
+            "pool_class": "shardmap.redis_client.SessionPool",  # finds the master, and gives up in time, as all else
         },
     }
 }

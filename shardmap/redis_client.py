@@ -1,4 +1,4 @@
-"""Connections to Redis that give up in time; a Redis Cluster is used like a single server."""
+"""Connections to Redis that give up in time; a Redis Cluster, or the master of the moment, is used like one server."""
 
 import socket
 import struct
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
+from urllib.parse import unquote
 
 import hiredis
 import redis
@@ -16,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import PRIMARY, ClusterNode
 from redis.exceptions import AskError, ClusterDownError, RedisClusterException, SlotNotCoveredError
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 # What any call to Redis may raise when the server is away, slow or still loading.
 Unavailable = (redis.RedisError, RedisClusterException)
@@ -27,6 +29,7 @@ TIMEVAL = struct.pack("ll", TIMEOUTS["socket_timeout"], 0)
 # At once: a pooled connection may be the corpse of a server that has restarted since.
 ONCE_MORE = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 CLUSTER = "redis+cluster://"
+SENTINEL = "redis+sentinel://"
 # After these, other nodes may have a cluster's slots.
 TOPOLOGY_CHANGED = (redis.ConnectionError, redis.TimeoutError, ClusterDownError, SlotNotCoveredError)
 # A server that is still loading its data answers seldom, and for a large map that lasts minutes.
@@ -144,6 +147,57 @@ class Connection(redis.Connection):
         return error
 
 
+class Master:
+    """Where the sentinels say that a master is: one of this for all connections of a process."""
+
+    def __init__(self, sentinel: Sentinel, name: str) -> None:
+        self._sentinel, self._name = sentinel, name
+        self.address: tuple[str, int] | None = None
+
+    def find(self) -> tuple[str, int]:
+        """Raises TimeoutError while there is none: so one thread a second asks the sentinels, and not each."""
+        try:
+            self.address = self._sentinel.discover_master(self._name)
+        except MasterNotFoundError as error:
+            raise redis.TimeoutError(str(error)) from None
+        return self.address
+
+
+class MasterConnection(Connection):
+    """A connection to the master of the moment; whether that is silent, is known of the master, whoever it is.
+
+    One that has lost its part is told so by Sentinel, and then drops its clients. But a sentinel may be late to hear of
+    it: so each server is asked whether it is the master.
+    """
+
+    def __init__(self, *args, master: Master, **options):
+        super().__init__(*args, **options)
+        self._master = master
+
+    def connect_check_health(self, *args, **options):
+        self._leave_former_master()
+        super().connect_check_health(*args, **options)
+
+    def send(self, commands: Sequence[Command]) -> None:
+        self._leave_former_master()
+        super().send(commands)
+
+    def _leave_former_master(self) -> None:
+        """It may be silent, and another thread has found the new one: nobody else need wait for it."""
+        if self._sock and (self.host, self.port) != self._master.address:
+            self.disconnect()
+
+    def _connect(self):
+        self.host, self.port = self._master.find()
+        return super()._connect()
+
+    def on_connect_check_health(self, *args, **options):
+        super().on_connect_check_health(*args, **options)
+        self.send_command("ROLE", check_health=False)
+        if self.read_response()[0] != b"master":
+            raise redis.TimeoutError(f"{self.host}:{self.port} is no master any more, or not yet")
+
+
 class Cluster(redis.RedisCluster):
     """A Redis Cluster that goes on without a node that is lost, for the keys of the others."""
 
@@ -161,11 +215,14 @@ class Cluster(redis.RedisCluster):
 def redis_client(url: str) -> Client:
     """A thread-safe client that gives up after a second: who asks has something better to do than wait.
 
-    The URL is that of a server, or of some nodes of a cluster: redis+cluster://:password@host:port,host:port
+    The URL is that of a server; or of some nodes of a cluster: redis+cluster://:password@host:port,host:port
+    or of the sentinels that watch a master of that name: redis+sentinel://:password@host:port,host:port/name
     Raises one of `Unavailable` when no node of a cluster answers.
     """
     if url.startswith(CLUSTER):
         return _cluster(url.removeprefix(CLUSTER))
+    if url.startswith(SENTINEL):
+        return redis.Redis(connection_pool=_watched(url.removeprefix(SENTINEL)))
     pool = redis.ConnectionPool.from_url(url, connection_class=Connection, retry=ONCE_MORE, **TIMEOUTS)
     return redis.Redis(connection_pool=pool)
 
@@ -246,6 +303,27 @@ def _cluster(address: str) -> Cluster:
         retry=ONCE_MORE,
         **TIMEOUTS,
     )
+
+
+def _watched(address: str) -> redis.ConnectionPool:
+    """Connections to a master that sentinels watch."""
+    login, _, address = address.rpartition("@")
+    sentinels, _, name = address.rpartition("/")
+    password = unquote(login.removeprefix(":")) or None
+    pairs = [(host, int(port)) for host, _, port in (one.rpartition(":") for one in sentinels.split(","))]
+    master = Master(Sentinel(pairs, sentinel_kwargs={"password": password, "retry": ONCE_MORE, **TIMEOUTS}), name)
+    called = {"host": name, "port": pairs[0][1]}  # wherever that is
+    return redis.ConnectionPool(
+        connection_class=MasterConnection, master=master, password=password, retry=ONCE_MORE, **called, **TIMEOUTS
+    )
+
+
+class SessionPool:
+    """What Django's cache backend takes for a class of pools: its sessions go where all else goes."""
+
+    @staticmethod
+    def from_url(url: str, **options) -> redis.ConnectionPool:
+        return redis_client(url).connection_pool
 
 
 def _key_of(command: Command) -> bytes | str | int:

@@ -1,0 +1,183 @@
+"""Failovers of the stack's `postgres_b`, with the app in front of it, to a replica of the tests', and back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from deploy import failover
+from deploy.failover import Refused, Server
+from deploy.failover_drill import drill
+from deploy.local import pairs
+from deploy.local.data import as_user
+from deploy.local.layout import POSTGRES_USER, Stack, make_dir
+from deploy.local.programs import postgres
+from photos.models import Comment
+from shardmap.shards import on_shard, placement, shard_of
+from tests.support import Person, ctl, eventually, photo_id, settled
+
+STACK = Stack(os.environ["STACK"])
+STACK.load_secrets()
+
+
+@pytest.fixture(scope="module")
+def pgbouncer():
+    return pairs.pgbouncer(STACK)
+
+
+@pytest.fixture(scope="module")
+def stacks_own(pgbouncer):
+    """`postgres_b`, to which pgbouncer leads again when all is over."""
+    ini = STACK.conf / "pgbouncer.ini"
+    text, stat = ini.read_text(), ini.stat()
+    yield pairs.server(STACK, "postgres_b")
+    assert ini.read_text() == text, "a test has left pgbouncer leading elsewhere"
+    os.utime(ini, (stat.st_atime, stat.st_mtime))  # or `up` would think that the configuration is new
+
+
+@pytest.fixture(scope="module")
+def replica(stacks_own, pgbouncer):
+    """A replica of it, which is no program of the stack's."""
+    program = postgres(STACK, "postgres_b_replica", "postgres_b")
+    processes: list[subprocess.Popen] = []
+    log = (STACK.logs / "postgres_b_replica.log").open("a")
+
+    def start() -> None:
+        processes.append(subprocess.Popen(program.command, stderr=log, cwd="/", env={}, **as_user(POSTGRES_USER)))
+
+    def stop(how: signal.Signals = signal.SIGINT) -> None:
+        for process in processes:
+            process.send_signal(how)
+            process.wait(30)
+        processes.clear()
+
+    server = replace(pairs.server(STACK, program.name), start=start, stop=stop)
+    make_dir(STACK.data(program.name), POSTGRES_USER, 0o700)
+    try:
+        failover.copy(stacks_own, server)
+        failover.follow(stacks_own, server)
+        yield server
+        if failover.roles([stacks_own, server], [pgbouncer])[0] is server:  # a test has failed
+            failover.rejoin(server, stacks_own)
+            failover.failover(server, stacks_own, [pgbouncer])
+    finally:
+        stop(signal.SIGKILL)
+        log.close()
+        shutil.rmtree(STACK.data(program.name))
+        for file in STACK.conf.glob(f"*{program.name}*"):
+            file.unlink()
+        stacks_own.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+
+
+@pytest.fixture(scope="module")
+def kill(stacks_own, replica):
+    """A function that kills a server so that it stays dead."""
+
+    def kill(server: Server) -> None:
+        if server is stacks_own:
+            pairs.kill(STACK, server.name)
+        else:
+            server.stop(signal.SIGKILL)
+
+    return kill
+
+
+@pytest.fixture(scope="module")
+def media():
+    """A photo on the server that is going to die."""
+    owner = next(one for one in iter(Person, None) if placement()[shard_of(one.id)] == "b")
+    media = owner.take()
+    settled(owner)
+    return media
+
+
+@contextmanager
+def commenting(media: dict) -> Iterator[tuple[list[int], set[int]]]:
+    """Somebody comments meanwhile; yields the IDs of the comments that were answered with 200, and all status codes."""
+    stop, said, codes = threading.Event(), [], set()
+
+    def work(one: Person) -> None:
+        while not stop.wait(0.15) and len(said) < 100:  # some 120 are allowed in an hour
+            response = one.call("POST", f"media/{media['id']}/comments", form={"text": "still here?"})
+            codes.add(response.status_code)
+            if response.status_code == 200:
+                said.append(int(response.json()["data"]["id"]))
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work, Person())
+        try:
+            yield said, codes
+        finally:
+            stop.set()
+        future.result()
+
+
+def comments_of(media: dict) -> set[int]:
+    with on_shard(int(media["user"]["id"])):
+        return set(Comment.objects.filter(photo_id=photo_id(media["id"])).values_list("id", flat=True))
+
+
+def test_with_synchronous_replication_a_killed_primary_takes_nothing_with_it(
+    stacks_own, replica, pgbouncer, kill, media
+):
+    with commenting(media) as (said, codes):
+        eventually(lambda: said)
+        result = drill(stacks_own, replica, pgbouncer, kill, synchronous=True)
+        before = len(said)
+        eventually(lambda: len(said) > before + 1, 20, "comments are taken again, without a restart of the app")
+    assert (result.lost, result.repeated_ids) == (0, 0), result
+    assert result.failover_seconds <= result.seconds_without_writes < 30, result
+    assert codes <= {200, 503}
+    assert set(said) <= comments_of(media)
+    assert len(set(said)) == len(said)
+
+
+def test_the_old_primary_only_reads_and_follows_when_it_has_forgotten_what_nobody_was_told_of(
+    stacks_own, replica, pgbouncer
+):
+    ctl("start", stacks_own.name)  # as a boot would, or somebody who does not know
+    with pytest.raises(Refused, match="cannot execute CREATE TABLE in a read-only transaction"):
+        stacks_own.sql("CREATE TABLE mine (id int)")
+    assert failover.roles([stacks_own, replica], [pgbouncer]) == (replica, stacks_own)
+    failover.rejoin(replica, stacks_own)
+    replica.sql("CREATE TABLE ours AS SELECT 1")
+    eventually(lambda: stacks_own.sql("SELECT to_regclass('ours')") == "ours")
+    replica.sql("DROP TABLE ours")
+
+
+def test_without_it_the_drill_says_how_much_is_lost_and_no_id_comes_twice(stacks_own, replica, pgbouncer, kill, media):
+    result = drill(replica, stacks_own, pgbouncer, kill, synchronous=False)
+    assert 0 < result.lost < result.acknowledged
+    assert f"{result.lost} of them are lost" in str(result)
+    assert result.repeated_ids == 0
+    with commenting(media) as (said, _):
+        eventually(lambda: said)
+
+
+def test_a_write_that_no_replica_has_is_not_acknowledged_until_somebody_decides(stacks_own, media):
+    """After the last test, none follows."""
+    reload = "SELECT pg_reload_conf()"
+    stacks_own.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{failover.NAME}'", reload)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    try:
+        with commenting(media) as (said, codes):
+            eventually(lambda: stacks_own.sql(waiting) != "0", what="a COMMIT waits")
+            assert not said
+            failover.synchronous(stacks_own, False)
+            eventually(lambda: said)
+        assert codes == {200}
+    finally:
+        failover.synchronous(stacks_own, True)  # that is off, as the configuration says
+
+
+def test_a_replica_that_does_not_follow_is_not_promoted_while_the_primary_lives(stacks_own, replica, pgbouncer):
+    with pytest.raises(Refused, match="does not follow"):
+        failover.failover(stacks_own, replica, [pgbouncer])
+    assert set(pgbouncer.databases(stacks_own).values()) == {False}
