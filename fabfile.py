@@ -2,9 +2,10 @@
 
 from fabric.main import program
 
+from deploy.databases import failover, rejoin, sync
 from deploy.releases import deploy, rollback, status, unlock
 from deploy.running import TheRestIsACommand, run
 
 program.executor_class = TheRestIsACommand
 
-__all__ = ["deploy", "rollback", "run", "status", "unlock"]
+__all__ = ["deploy", "failover", "rejoin", "rollback", "run", "status", "sync", "unlock"]

@@ -22,8 +22,14 @@ KINDS = ("full", "diff", "incr")
 PATIENCE = 12 * 3600
 
 # A copy is a second primary with the first one's identity. It must neither write to its archive nor take the changes of
-# a shard on the move away from its subscription. Nobody may read it before it is at the time that was asked for.
-ONLY_A_COPY = {"archive_mode": "off", "max_logical_replication_workers": "0", "hot_standby": "off"}
+# a shard on the move away from its subscription. Nobody may read it before it is at the time that was asked for. And it
+# has no replica to wait for.
+ONLY_A_COPY = {
+    "archive_mode": "off",
+    "max_logical_replication_workers": "0",
+    "hot_standby": "off",
+    "synchronous_standby_names": "",
+}
 
 # It answers as soon as recovery has ended, or else it ends. ($0: Postgres' programs, then directory, host, port.)
 AS_SOON_AS_IT_ANSWERS = """
@@ -149,7 +155,7 @@ def at_once(do: Callable[[Server], Any], servers: list[Server]) -> list:
 
 
 def local_servers(stack: Stack) -> list[Server]:
-    return [local_server(stack, f"postgres_{stanza}", stanza) for stanza in ("a", "b")]
+    return [local_server(stack, stack.primary_of(f"postgres_{stanza}"), stanza) for stanza in ("a", "b")]
 
 
 def local_server(stack: Stack, program: str, stanza: str) -> Server:

@@ -1,17 +1,17 @@
 """When the primary of a physical server is lost, its replica takes over. For who is on call: docs/failover.md.
 
 By hand, with one command, and not by Patroni or repmgr: to decide by itself and be right, a machine needs a majority of
-something (an etcd on three hosts, witnesses), which is more to run, and to understand at night, than the minutes are worth
-until somebody has looked. What must hold, in this order:
+something (an etcd on three hosts, witnesses). That is more to run, and to understand at night, than the minutes are
+worth until somebody has looked. What must hold, in this order:
 
 1. Clients wait at pgbouncer, the only way in.
-2. The old primary takes no writes any more: it is stopped, and has a `standby.signal`. Whoever starts it again, at a boot or
-   by mistake, gets a server that only reads. If its host cannot be reached, a person sees to it that it is off.
-3. The replica has replayed all that it has got, and is promoted. It keeps the WAL that the old one will need to follow it.
+2. The old primary takes no writes any more: it is stopped, and has a `standby.signal`. Whoever starts it again, at a
+   boot or by mistake, gets a server that only reads. If its host cannot be reached, a person sees to it that it is off.
+3. The replica has replayed all that it has got, and is promoted. It keeps the WAL that the old one needs to follow it.
 4. pgbouncer leads the clients on, to the new primary.
 
-Who is primary is where pgbouncer leads to. Each step is harmless when it is done again, so a failover that was interrupted
-is called again.
+Who is primary is where pgbouncer leads to. Each step is harmless when it is done again, so a failover that was
+interrupted is called again.
 """
 
 import re
@@ -22,7 +22,11 @@ from dataclasses import dataclass
 
 NAME = "replica"  # as a replica calls itself, and its slot on the primary; synchronous_standby_names asks for it
 PATIENCE = 60  # seconds for a server to replay what it has, or to follow
-HOLD_SECONDS = 2  # that transactions get to end by themselves, where the old primary is still alive
+CREATE_SLOT = f"""
+    SELECT FROM pg_create_physical_replication_slot('{NAME}', true)
+    WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{NAME}')
+"""
+HOLD_SECONDS = 2  # that transactions have to end by themselves, where the old primary is still alive
 
 Shell = Callable[[str], str]  # runs a command on a host and returns what it prints; raises Refused
 Say = Callable[[str], None]
@@ -60,14 +64,11 @@ class Server:
         orders = " ".join(f"-c {shlex.quote(statement)}" for statement in statements)
         return self.run(f"psql -XAtq -v ON_ERROR_STOP=1 -d '{self.place} user=postgres dbname=postgres' {orders}")
 
-    def answers(self) -> bool:
+    def is_alive(self) -> bool:
         try:
             return self.sql("SELECT 1") == "1"
         except Refused:
             return False
-
-    def is_replica(self) -> bool:
-        return self.sql("SELECT pg_is_in_recovery()") == "t"
 
     def is_followed(self) -> bool:
         following = f"application_name = '{NAME}' AND state = 'streaming'"
@@ -84,13 +85,14 @@ class Pgbouncer:
     passfile: str  # on its host, with the passwords of `pgbouncer`, who gives orders, and of `instagram`
     shell: Shell  # as a user who may read that, and write the configuration
 
-    def databases(self, server: Server) -> dict[str, bool]:
-        """The databases on it that are written to: name → whether clients have to wait."""
+    def databases(self, *servers: Server) -> dict[str, bool]:
+        """The databases on these servers that are written to: name → whether clients have to wait."""
         rows = [line.split("|") for line in self.order("SHOW DATABASES").splitlines()]
+        places = {(server.host, str(server.port)) for server in servers}
         return {
-            name: "1" in (paused, disabled)
-            for name, host, port, *_, paused, disabled in rows
-            if (host, port) == (server.host, str(server.port)) and not name.endswith("_replica")
+            name: paused == "1"
+            for name, host, port, *_, paused, _ in rows
+            if (host, port) in places and not name.endswith("_replica")
         }
 
     def hold(self, server: Server) -> None:
@@ -98,12 +100,12 @@ class Pgbouncer:
         for database, held in self.databases(server).items():
             if not held:
                 try:
-                    self.order(f"PAUSE {database}", HOLD_SECONDS)
+                    self.order(f"PAUSE {database}", seconds=HOLD_SECONDS)
                 except Refused:
                     self.order(f"KILL {database}")
 
-    def go_on(self, server: Server) -> None:
-        for database, held in self.databases(server).items():
+    def go_on(self, *servers: Server) -> None:
+        for database, held in self.databases(*servers).items():
             if held:
                 self.order(f"RESUME {database}")
 
@@ -134,11 +136,13 @@ def failover(
 ) -> float:
     """Makes the replica the primary; returns for how many seconds clients had to wait. Raises Refused.
 
-    A primary that is alive is shut down in order, and loses nothing. What a dead one had not sent yet is lost: nothing that
-    was acknowledged, if replication was synchronous.
+    A primary that is alive is shut down in order, and loses nothing. What a dead one had not sent yet is lost: nothing
+    that was acknowledged, if replication was synchronous.
     """
-    if not host_is_off and primary.answers() and replica.is_replica() and not primary.is_followed():
-        raise Refused(f"{primary.name} is alive, and {replica.name} does not follow it: it would lack the latest writes")
+    if not host_is_off and primary.is_alive() and not primary.is_followed():
+        raise Refused(
+            f"{primary.name} is alive, and {replica.name} does not follow it: it would lack the latest writes"
+        )
     began = time.monotonic()
     for pgbouncer in pgbouncers:
         pgbouncer.hold(primary)
@@ -151,12 +155,11 @@ def failover(
             pgbouncer.lead(replica, primary)
     finally:
         for pgbouncer in pgbouncers:
-            pgbouncer.go_on(primary)
-            pgbouncer.go_on(replica)
+            pgbouncer.go_on(primary, replica)
+    seconds = time.monotonic() - began
     for pgbouncer in pgbouncers:
         for database in pgbouncer.databases(replica):
             pgbouncer.check_write(database)
-    seconds = time.monotonic() - began
     say(f"{replica.name} takes writes: clients have waited for {seconds:.1f} s")
     return seconds
 
@@ -186,31 +189,29 @@ def fence(primary: Server) -> str | None:
 
 def promote(replica: Server, end: str | None) -> None:
     """Lets a replica replay what it has got, and take writes. `end`: of what it must have got, if that is known."""
-    if not replica.is_replica():
-        return
     has_all = "coalesce(pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), true)"
     if end:
         has_all += f" AND pg_last_wal_replay_lsn() > '{end}'"
-    wait_until(lambda: replica.sql(f"SELECT {has_all}") == "t", f"{replica.name} has replayed the end of the WAL")
-    replica.sql(
+    wait_until(
+        lambda: replica.sql(f"SELECT NOT pg_is_in_recovery() OR {has_all}") == "t", f"{replica.name} has replayed all"
+    )
+    promoted = replica.sql(
         # The old primary's, for when it follows. From the last checkpoint on: where the two part is after that.
-        f"SELECT pg_create_physical_replication_slot('{NAME}', true) WHERE NOT EXISTS "
-        f"(SELECT FROM pg_replication_slots WHERE slot_name = '{NAME}')",
+        CREATE_SLOT,
         # Nobody follows yet: each COMMIT would wait for that. `rejoin` takes this back.
         "ALTER SYSTEM SET synchronous_standby_names = ''",
-        "SELECT pg_reload_conf()",
-        f"SELECT pg_promote(true, {PATIENCE})",
+        "SELECT FROM pg_reload_conf()",
+        f"SELECT NOT pg_is_in_recovery() OR pg_promote(true, {PATIENCE})",
     )
-    if replica.is_replica():
+    if promoted != "t":
         raise Refused(f"{replica.name} was not promoted within {PATIENCE} s: see its log")
 
 
 def rejoin(primary: Server, old: Server, *, say: Say = print) -> None:
     """Makes a server that was primary the replica of its successor; what only it has is thrown away. Raises Refused."""
-    if primary.is_replica():
-        raise Refused(f"{primary.name}, to which pgbouncer leads, is no primary")
+    # This fails on a replica. And pg_rewind learns only from the control file that there is a new timeline.
+    primary.sql("SELECT txid_current()", "CHECKPOINT")
     fence(old)
-    primary.sql("CHECKPOINT")  # pg_rewind learns from the control file that there is a new timeline, before Postgres 16
     try:
         rewind(primary, old)
         say(f"{old.name} has forgotten what it alone had")
@@ -239,20 +240,22 @@ def copy(primary: Server, replica: Server) -> None:
 
 def follow(primary: Server, replica: Server) -> None:
     """Starts a replica that has the data of its primary, and waits until it has caught up."""
-    primary.sql(
-        f"SELECT pg_create_physical_replication_slot('{NAME}', true) WHERE NOT EXISTS "
-        f"(SELECT FROM pg_replication_slots WHERE slot_name = '{NAME}')"
-    )
-    # `user=replicator`, and the passwords stay where they are.
+    primary.sql(CREATE_SLOT)
     way = f"{primary.place} user=replicator application_name={NAME} passfile={replica.passfile}"
     settings = f"primary_conninfo = '{way}'\nprimary_slot_name = '{NAME}'\n"
     replica.shell(f"printf %s {shlex.quote(settings)} >> {replica.data}/postgresql.auto.conf")
     replica.start()
-    wait_until(replica.answers, f"{replica.name} answers")
+    wait_until(replica.is_alive, f"{replica.name} answers")
     # Those of its time as primary would keep WAL for nobody.
     replica.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
     wait_until(primary.is_followed, f"{replica.name} follows {primary.name}")
-    primary.sql("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+    synchronous(primary, True)
+
+
+def synchronous(primary: Server, on: bool) -> None:
+    """Whether a COMMIT waits for the replica; on: as the configuration says. Off, those that wait are let go."""
+    change = "RESET synchronous_standby_names" if on else "SET synchronous_standby_names = ''"
+    primary.sql(f"ALTER SYSTEM {change}", "SELECT pg_reload_conf()")
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

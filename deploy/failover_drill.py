@@ -1,10 +1,10 @@
-"""The failover drill: under load, the primary of a physical server is killed, and its replica takes over. What is missing?
+"""The failover half of `make drill`: under load a primary is killed, and its replica takes over. What is missing?
 
-    .venv/bin/python deploy/failover_drill.py dev          on a stack that is up with replicas (make up REPLICAS=1)
+    .venv/bin/python deploy/failover_drill.py dev      on a stack that is up with replicas (make up REPLICAS=1)
 
-Writers insert through pgbouncer, as the app does, and note each ID for which a COMMIT was acknowledged. The replica is cut
-off from the primary CUT_SECONDS before that is killed, as by a switch that fails first: the worst that can happen. Once
-with synchronous replication, where nothing may be lost; and once without, to say how much it is then.
+Writers insert through pgbouncer, as the app does, and note each ID for which a COMMIT was acknowledged. The replica is
+cut off CUT_SECONDS before the primary is killed, as by a switch that fails first: the worst that can happen. Once with
+synchronous replication, where nothing may be lost; and once without, to say how much it is then.
 """
 
 import sys
@@ -36,9 +36,9 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"{self.acknowledged} writes were acknowledged, {self.lost} of them are lost, {self.repeated_ids} IDs were "
-            f"given out twice; {self.seconds_without_writes:.1f} s without writes, {self.failover_seconds:.1f} s of them "
-            "the failover"
+            f"{self.acknowledged} writes were acknowledged, {self.lost} of them are lost; {self.repeated_ids} IDs were "
+            f"given out twice; {self.seconds_without_writes:.1f} s without writes, "
+            f"{self.failover_seconds:.1f} s of them the failover"
         )
 
 

@@ -91,6 +91,7 @@ class Inventory:
     lock: Host  # knows who deploys, and what was deployed: of all hosts that have releases, this one is asked
     migrations: Host  # runs migrations
     migration_env_files: str  # with these settings: see ENV_FILES in instagram/settings.py
+    postgres: dict[str, list[str]]  # physical server → its two hosts
 
     def of(self, *roles: str) -> list[Host]:
         """The hosts that have one of these roles, in the inventory's order."""
@@ -116,6 +117,7 @@ def load(context: Context, path: str = "") -> Inventory:
         lock=hosts[inventory["lock"]],
         migrations=hosts[inventory["migrations"]],
         migration_env_files=inventory["migration_env_files"],
+        postgres=inventory.get("postgres", {}),
     )
 
 

@@ -16,7 +16,18 @@ from pathlib import Path
 
 from deploy.local import machine
 from deploy.local.data import prepare_data, prepare_replicas
-from deploy.local.layout import LINK, LOCAL, ROOT, VENV, Failed, Stack, make_dir, prepare_local_dir, write
+from deploy.local.layout import (
+    LINK,
+    LOCAL,
+    ROOT,
+    VENV,
+    WITH_REPLICAS,
+    Failed,
+    Stack,
+    make_dir,
+    prepare_local_dir,
+    write,
+)
 from deploy.local.machine import last_lines, step
 from deploy.local.ports import OFFSETS
 from deploy.local.programs import Program, accepts_connections, port_of, programs_of
@@ -237,9 +248,10 @@ def test_environment(stacks: list[str]) -> dict[str, str]:
 
 
 def drill(name: str) -> int:
-    """Whether what was backed up can be restored; exits with an error when it cannot."""
+    """Whether what was backed up can be restored, and a primary replaced; exits with an error when it cannot."""
     up(name)
-    return foreground([PYTHON, str(ROOT / "deploy/drill.py"), name], cwd=ROOT)
+    drills = ["drill.py", "failover_drill.py"] if WITH_REPLICAS else ["drill.py"]
+    return max(foreground([PYTHON, str(ROOT / "deploy" / drill), name], cwd=ROOT) for drill in drills)
 
 
 def foreground(command: list, **options) -> int:
@@ -342,7 +354,7 @@ def main(arguments: list[str]) -> int:
     command("status", "list the programs")
     command("logs", "follow the logs", takes_stack=False).add_argument("program", nargs="?")
     command("test", "all checks on a fresh stack", takes_stack=False).add_argument("rest", nargs=argparse.REMAINDER)
-    command("drill", "back up, restore elsewhere, and compare")
+    command("drill", "back up, restore elsewhere, and compare; with replicas, fail over")
     command("clean", "remove all that was made here, or one stack").set_defaults(stack=None)
     ctl = command("ctl", "control single programs", takes_stack=False)
     ctl.add_argument("action", choices=["start", "stop", "restart", "kill"])

@@ -80,7 +80,7 @@ def replicas_of(stack: Stack) -> dict[str, str]:
 
 
 def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
-    stanza = (primary or name).removeprefix("postgres_")
+    stanza = name.removeprefix("postgres_").removesuffix("_replica")
     backups = pgbackrest(stack, name, stanza)
     file = configured(
         stack,
@@ -157,7 +157,9 @@ def pgbouncer(stack: Stack) -> Program:
     if WITH_REPLICAS:
         of = {primary: replica for replica, primary in replicas_of(stack).items()}
         shards = {name: of[server] for name, server in servers.items() if name.startswith("shards_")}
-        databases += [f"{name}_replica = host={HOST} port={stack.ports[it]} dbname={name}" for name, it in shards.items()]
+        databases += [
+            f"{name}_replica = host={HOST} port={stack.ports[it]} dbname={name}" for name, it in shards.items()
+        ]
     file = configured(
         stack,
         "pgbouncer/pgbouncer.ini",
