@@ -139,6 +139,10 @@ def failover(
     A primary that is alive is shut down in order, and loses nothing. What a dead one had not sent yet is lost: nothing
     that was acknowledged, if replication was synchronous.
     """
+    for pgbouncer in pgbouncers:
+        pgbouncer.go_on(primary, replica)  # should a failover have been killed
+    if not any(pgbouncer.databases(primary) for pgbouncer in pgbouncers):
+        raise Refused(f"{replica.name} is the primary already")
     if not host_is_off and primary.is_alive() and not primary.is_followed():
         raise Refused(
             f"{primary.name} is alive, and {replica.name} does not follow it: it would lack the latest writes"
