@@ -4,8 +4,9 @@ from fabric.main import program
 
 from deploy.databases import failover, rejoin, sync
 from deploy.releases import deploy, rollback, status, unlock
+from deploy.rotation import maintenance
 from deploy.running import TheRestIsACommand, run
 
 program.executor_class = TheRestIsACommand
 
-__all__ = ["deploy", "failover", "rejoin", "rollback", "run", "status", "sync", "unlock"]
+__all__ = ["deploy", "failover", "maintenance", "rejoin", "rollback", "run", "status", "sync", "unlock"]

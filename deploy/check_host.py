@@ -9,8 +9,6 @@ import json
 import sys
 import time
 
-PATIENCE = 20  # seconds: a start takes two, on a busy machine some more
-
 
 def ask(host, port):
     """(release, uptime, complaints); raises OSError or HTTPException when there is no answer."""
@@ -30,8 +28,8 @@ def ask(host, port):
     return alive.getheader("X-Release", "?"), alive.getheader("X-Uptime", "0"), complaints
 
 
-def wait(host, port, wanted, known):
-    deadline = time.monotonic() + PATIENCE
+def wait(host, port, wanted, known, seconds):
+    deadline = time.monotonic() + seconds
     while True:
         try:
             release, _, complaints = ask(host, port)
@@ -42,13 +40,13 @@ def wait(host, port, wanted, known):
         except (OSError, http.client.HTTPException) as error:
             wrong = f"{type(error).__name__}: {error}"
         if time.monotonic() > deadline:
-            sys.exit(f"not well after {PATIENCE} s: {wrong}")
+            sys.exit(f"not well after {seconds} s: {wrong}")
         time.sleep(0.05)
 
 
 if __name__ == "__main__":
     address = sys.argv[1], int(sys.argv[2])
     if len(sys.argv) > 3:
-        wait(*address, sys.argv[3], json.loads(sys.argv[4]))
+        wait(*address, sys.argv[3], json.loads(sys.argv[4]), int(sys.argv[5]))
     else:
         print(json.dumps(ask(*address)))

@@ -88,6 +88,7 @@ class Host:
 @dataclass
 class Inventory:
     hosts: list[Host]
+    roles: dict[str, dict[str, Any]]
     lock: Host  # knows who deploys, and what was deployed: of all hosts that have releases, this one is asked
     migrations: Host  # runs migrations
     migration_env_files: str  # with these settings: see ENV_FILES in instagram/settings.py
@@ -114,6 +115,7 @@ def load(context: Context, path: str = "") -> Inventory:
         hosts[name] = Host(name=name, config=context.config, known_hosts=known_hosts, **settings)
     return Inventory(
         list(hosts.values()),
+        roles=inventory["roles"],
         lock=hosts[inventory["lock"]],
         migrations=hosts[inventory["migrations"]],
         migration_env_files=inventory["migration_env_files"],

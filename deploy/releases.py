@@ -2,7 +2,7 @@
 
 On a host, in its directory:
 
-    releases/<time>-<commit>/   the code, with RELEASE, which names it, and venv, a link to its dependencies
+    releases/<time>-<commit>/   the code, with RELEASE, which names it, and .venv, a link to its dependencies
     venvs/<hash>/               the dependencies of each requirements.txt that has that hash
     current                     a link to the release that runs
     releases.log                which release went live when, and by whom
@@ -94,13 +94,12 @@ def unlock(context: Context, inventory: str = "") -> None:
 
 def migrate(inventory: Inventory, release: str) -> None:
     """Migrates before anything runs the new code. So migrations must suit the old code, too, which is checked."""
-    host = inventory.migrations
-    manage = f"releases/{release}/venv/bin/python releases/{release}/manage.py"
-    for command in ("check_migrations", "migrate", "migrate_shards"):
-        began = time.monotonic()
-        try:
-            files = shlex.quote(inventory.migration_env_files)
-            host.run(f"ENV_FILES={files} {manage} {command}", MIGRATION_SECONDS)
-        except CommandFailed as error:
-            raise Exit(str(error)) from None
-        host.say(f"{command} ({time.monotonic() - began:.1f} s)")
+    host, began = inventory.migrations, time.monotonic()
+    directory, files = f"releases/{release}", shlex.quote(inventory.migration_env_files)
+    try:
+        host.run(
+            f"ENV_FILES={files} {directory}/.venv/bin/python {directory}/manage.py migrate_safely", MIGRATION_SECONDS
+        )
+    except CommandFailed as error:
+        raise Exit(str(error)) from None
+    host.say(f"has migrated ({time.monotonic() - began:.1f} s)")

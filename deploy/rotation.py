@@ -1,8 +1,12 @@
-"""Which app servers the edges send requests to: a file that nginx includes in its upstream (deploy/nginx/edge.conf)."""
+"""Which app servers the edges send requests to, and whether to any: `fab maintenance`."""
 
 import shlex
 from collections.abc import Collection
 
+from fabric import task
+from invoke import Context, Exit
+
+from deploy import hosts
 from deploy.hosts import Host, Inventory, each
 from deploy.upstreams import server_lines
 
@@ -22,6 +26,17 @@ done
 """
 
 
+@task(help={"switch": "on or off"})
+def maintenance(context: Context, switch: str, inventory: str = "") -> None:
+    """Answers all requests with 503, or ends that. Health checks of the load balancer pass all the same."""
+    commands = {"on": "touch {}", "off": "rm -f {}"}
+    if switch not in commands:
+        raise Exit("fab maintenance on, or off?")
+    edges = hosts.load(context, inventory).of("edge")
+    each(edges, lambda edge: edge.run(commands[switch].format(shlex.quote(edge.roles["edge"]["maintenance"]))))
+    print(f"maintenance is {switch} at {', '.join(edge.name for edge in edges)}")
+
+
 def app_servers(inventory: Inventory, out: Collection[Host] = ()) -> str:
     """The lines of nginx' upstream: every app server, those that are `out` marked so."""
 
@@ -36,13 +51,13 @@ def take_out(inventory: Inventory, out: Collection[Host]) -> None:
 
     Raises Exit when an edge did not do it.
     """
-    text = app_servers(inventory, out)
+    text = shlex.quote(app_servers(inventory, out))
 
     def tell(edge: Host) -> None:
         role = edge.roles["edge"]
         file = shlex.quote(role["app_servers"])
         edge.run(
-            f"printf %s {shlex.quote(text)} > {file}.new && mv {file}.new {file}\n"
+            f"printf %s {text} > {file}.new && mv {file}.new {file}\n"
             + RELOAD.format(pid_file=shlex.quote(role["pid_file"]), reload=role["reload"])
         )
 

@@ -47,8 +47,11 @@ def build(commit: str, directory: Path) -> Build:
     compileall.compile_dir(tree, quiet=2, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     with tarfile.open(directory / "release.tar.gz", "w:gz", compresslevel=1) as archive:
         archive.add(tree, arcname=".")
-    requirements = hashlib.sha256((tree / "requirements.txt").read_bytes()).hexdigest()[:12]
-    return Build(name, directory / "release.tar.gz", tree, requirements)
+    return Build(name, directory / "release.tar.gz", tree, requirements_of(tree))
+
+
+def requirements_of(tree: Path) -> str:
+    return hashlib.sha256((tree / "requirements.txt").read_bytes()).hexdigest()[:12]
 
 
 def wheels(built: Build) -> Path:
@@ -78,7 +81,7 @@ def ship(host: Host, built: Build) -> None:
     host.put(built.archive, f"releases/.{name}.tar.gz")
     host.run(
         f"cd releases && tar xzf .{name}.tar.gz -C .{name} && rm .{name}.tar.gz"
-        f" && ln -s {_venv(host, built)} .{name}/venv && mv .{name} {name}"
+        f" && ln -s {_venv(host, built)} .{name}/.venv && mv .{name} {name}"
     )
     host.say(f"has {name} ({time.monotonic() - began:.1f} s)")
 
@@ -115,7 +118,7 @@ def prune(host: Host, kept: list[str]) -> None:
             case " {" ".join(kept)} " in *" $release "*) ;; *) rm -rf releases/$release ;; esac
         done
         for venv in {host.venvs}/*; do
-            readlink -f releases/*/venv | grep -qxF $(readlink -f $venv) || rm -rf $venv
+            readlink -f releases/*/.venv | grep -qxF $(readlink -f $venv) || rm -rf $venv
         done"""
     )
 

@@ -1,4 +1,4 @@
-"""The switch of hosts from one release to another: out of the edges' rotation, and no further than the first failure."""
+"""The switch from one release to another: out of the edges' rotation, and no further than the first failure."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ from deploy.hosts import CommandFailed, Host, Inventory, each, try_each
 from deploy.rotation import take_out
 
 CHECK = f"python3 -IS -c {shlex.quote((Path(__file__).parent / 'check_host.py').read_text())}"
-SWITCH_SECONDS = 120  # 25 for what is at hand to end, 20 for the new processes to be well, and patience
+SWITCH_SECONDS = 180  # 25 for what is at hand to end, then the role's patience, and some more
 
 
 @dataclass
@@ -31,10 +31,10 @@ def roll(inventory: Inventory, release: str, batches: list[list[Host]]) -> None:
     have not seen the release then. A host that is not well with the old one either gets no more requests.
     """
     app = inventory.of("app")
+    before = each([host for batch in batches for host in batch], state)
     for batch in filter(None, batches):
         serving = [host for host in batch if host in app]
         take_out(inventory, serving if len(serving) < len(app) else [])  # somebody has to be there
-        before = each(batch, state)
         _, failures = try_each(batch, partial(switch, release=release, before=before))
         if failures:
             _, lost = try_each(failures, partial(put_back, before=before))
@@ -59,7 +59,8 @@ def switch(host: Host, release: str, before: dict[Host, State]) -> None:
     commands += [role["restart"] for role in host.roles.values() if "restart" in role]
     commands += [role["check"] for role in host.roles.values() if "check" in role]
     if "app" in host.roles:
-        commands.append(f"{check(host)} {release} {shlex.quote(json.dumps(before[host].complaints))}")
+        patience = host.roles["app"]["patience"]
+        commands.append(f"{check(host)} {release} {shlex.quote(json.dumps(before[host].complaints))} {patience}")
     try:
         host.run(" && ".join(commands), SWITCH_SECONDS)
     except CommandFailed as error:
@@ -70,7 +71,7 @@ def switch(host: Host, release: str, before: dict[Host, State]) -> None:
 
 def state(host: Host) -> State:
     """What a host runs, and how that is. Raises CommandFailed when the host does not answer."""
-    release = host.run("basename $(readlink current || echo '')").strip()
+    release = host.run("readlink current || true").strip().rpartition("/")[2]
     try:
         for role in host.roles.values():
             if "check" in role:

@@ -1,5 +1,6 @@
-"""Refuses migrations, of those still to be applied, that the code that runs now would not survive."""
+"""Migrates the directory and all shards while the old code runs, unless that would not survive a migration."""
 
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
@@ -12,10 +13,12 @@ class Command(BaseCommand):
 
     def handle(self, *args, **options) -> None:
         executor = MigrationExecutor(connection)
-        if not executor.loader.applied_migrations:
-            return  # a new installation: nothing runs
         # The directory has a note of each migration, whichever tables it is about.
         plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-        if wrong := [sentence for migration, _ in plan for sentence in unsafe(migration)]:
+        wrong = [sentence for migration, _ in plan for sentence in unsafe(migration)]
+        if wrong and executor.loader.applied_migrations:  # without any it is a new installation, where nothing runs
             wrong.append(f'If the code that runs now survives it, say in the migration why: {MARK} = "…"')
             raise CommandError("\n".join(wrong))
+        if plan:
+            call_command("migrate", interactive=False)
+        call_command("migrate_shards")

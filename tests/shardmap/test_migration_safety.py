@@ -1,0 +1,51 @@
+"""What a deploy's migrations may do to the code that runs meanwhile (shardmap/safety.py)."""
+
+import pytest
+from django.db import migrations, models
+
+from shardmap.safety import unsafe
+
+TEXT = models.TextField
+
+
+def migration(*operations, **attributes):
+    made = type("Migration", (migrations.Migration,), {"operations": list(operations), **attributes})
+    return made("0001_try", "photos")
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        migrations.CreateModel("Filter", [("name", TEXT(primary_key=True))]),
+        migrations.AddField("photo", "filter", TEXT(null=True)),
+        migrations.AddField("photo", "filter", TEXT(db_default="")),
+        migrations.AddIndex("photo", models.Index(fields=["filter"], name="by_filter")),
+        migrations.RemoveIndex("photo", "by_filter"),
+        migrations.SeparateDatabaseAndState([], [migrations.RemoveField("photo", "filter")]),
+    ],
+)
+def test_what_the_running_code_does_not_notice_may_pass(operation):
+    assert unsafe(migration(operation)) == []
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        migrations.AddField("photo", "filter", TEXT(default="")),  # Django's default is not the column's
+        migrations.RemoveField("photo", "filter"),
+        migrations.RenameField("photo", "filter", "look"),
+        migrations.AlterField("photo", "filter", TEXT(db_default="")),
+        migrations.DeleteModel("Filter"),
+        migrations.AddConstraint("photo", models.UniqueConstraint(fields=["filter"], name="one_each")),
+        migrations.RunSQL("DROP TABLE photos_photo"),
+        migrations.RunPython(migrations.RunPython.noop),
+        migrations.SeparateDatabaseAndState([migrations.RemoveField("photo", "filter")], []),
+    ],
+)
+def test_what_may_break_the_running_code_is_named(operation):
+    (sentence,) = unsafe(migration(operation))
+    assert sentence.startswith("photos.0001_try: ")
+
+
+def test_a_migration_that_says_why_it_is_safe_may_pass():
+    assert unsafe(migration(migrations.RemoveField("photo", "filter"), safe_because="unused since May")) == []
