@@ -34,7 +34,7 @@ def deploy(context: Context, commit: str = "HEAD", batch: int = 2, inventory: st
     began = time.monotonic()
     known = hosts.load(context, inventory)
     coded, app = known.of("app", "worker", "push"), known.of("app")
-    each(known.hosts, Host.connect)
+    each([*coded, *known.of("edge")], Host.connect)
     with tempfile.TemporaryDirectory() as directory, locked(known, "deploys"):
         built = build(commit, Path(directory))
         with announced("deploy", built.name):
@@ -57,7 +57,7 @@ def rollback(context: Context, inventory: str = "") -> None:
     began = time.monotonic()
     known = hosts.load(context, inventory)
     coded, app = known.of("app", "worker", "push"), known.of("app")
-    each(known.hosts, Host.connect)
+    each([*coded, *known.of("edge")], Host.connect)
     with locked(known, "rolls back"):
         live = live_releases(known.lock)
         if len(live) < 2:
