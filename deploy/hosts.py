@@ -3,6 +3,7 @@
 import os
 import shlex
 import threading
+import time
 import tomllib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ COMMAND_SECONDS = 60  # for a command that names no other limit
 
 T = TypeVar("T")
 _printing = threading.Lock()
+_began = time.monotonic()
 
 
 class CommandFailed(Exception):
@@ -81,8 +83,9 @@ class Host:
             raise CommandFailed(f"{self.name}: {local.name} to {remote}: {type(error).__name__} {error}") from error
 
     def say(self, text: str) -> None:
+        """Tells the person at the keyboard, with the seconds since `fab` began."""
         with _printing:
-            print(f"{self.name:12}{text}", flush=True)
+            print(f"{time.monotonic() - _began:6.1f} s  {self.name:12}{text}", flush=True)
 
 
 @dataclass

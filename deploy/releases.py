@@ -11,7 +11,6 @@ On a host, in its directory:
 
 import shlex
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +30,6 @@ MIGRATION_SECONDS = 3600
 @task(help={"commit": "which one; HEAD without it", "batch": "app servers that are out of rotation at the same time"})
 def deploy(context: Context, commit: str = "HEAD", batch: int = 2, inventory: str = "") -> None:
     """Brings a commit to all hosts, without a failed request; stops at the first host that is not well with it."""
-    began = time.monotonic()
     known = hosts.load(context, inventory)
     coded, app = known.of("app", "worker", "push"), known.of("app")
     each([*coded, *known.of("edge")], Host.connect)
@@ -48,13 +46,12 @@ def deploy(context: Context, commit: str = "HEAD", batch: int = 2, inventory: st
             others = [host for host in coded if host not in app]
             roll(known, built.name, [others, *(app[n : n + batch] for n in range(1, len(app), batch))])
             each(coded, partial(prune, kept=live_releases(known.lock)[-KEPT:]))
-    print(f"{built.name} runs on {len(coded)} hosts after {time.monotonic() - began:.1f} s")
+    print(f"{built.name} runs on {len(coded)} hosts")
 
 
 @task
 def rollback(context: Context, inventory: str = "") -> None:
     """Takes all hosts back to the release that ran before, half of the app servers at a time."""
-    began = time.monotonic()
     known = hosts.load(context, inventory)
     coded, app = known.of("app", "worker", "push"), known.of("app")
     each([*coded, *known.of("edge")], Host.connect)
@@ -69,7 +66,7 @@ def rollback(context: Context, inventory: str = "") -> None:
             others = [host for host in coded if host not in app]
             roll(known, release, [others + app[:half], app[half:]])
             log(coded, "rollback", release)
-    print(f"{release} runs on {len(coded)} hosts after {time.monotonic() - began:.1f} s")
+    print(f"{release} runs on {len(coded)} hosts")
 
 
 @task
@@ -94,7 +91,7 @@ def unlock(context: Context, inventory: str = "") -> None:
 
 def migrate(inventory: Inventory, release: str) -> None:
     """Migrates before anything runs the new code. So migrations must suit the old code, too, which is checked."""
-    host, began = inventory.migrations, time.monotonic()
+    host = inventory.migrations
     directory, files = f"releases/{release}", shlex.quote(inventory.migration_env_files)
     try:
         host.run(
@@ -102,4 +99,4 @@ def migrate(inventory: Inventory, release: str) -> None:
         )
     except CommandFailed as error:
         raise Exit(str(error)) from None
-    host.say(f"has migrated ({time.monotonic() - began:.1f} s)")
+    host.say("has migrated")

@@ -60,5 +60,6 @@ def take_out(inventory: Inventory, out: Collection[Host]) -> None:
             f"printf %s {text} > {file}.new && mv {file}.new {file}\n"
             + RELOAD.format(pid_file=shlex.quote(role["pid_file"]), reload=role["reload"])
         )
+        edge.say(f"sends no requests to {', '.join(host.name for host in out)}" if out else "sends requests to all")
 
     each(inventory.of("edge"), tell)

@@ -29,6 +29,6 @@ def run(context: Context, role: str = "", command: str = "", inventory: str = ""
 
     def work(host: hosts.Host) -> None:
         for line in host.run(command).splitlines():
-            host.say(line)
+            print(f"{host.name:12}{line}")
 
     hosts.each(chosen, work)

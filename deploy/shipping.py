@@ -8,7 +8,6 @@ import py_compile
 import subprocess
 import sys
 import tarfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +74,6 @@ def wheels(built: Build) -> Path:
 
 def ship(host: Host, built: Build) -> None:
     """The code onto a host, beside the releases that are there."""
-    began = time.monotonic()
     name = built.name
     host.run(f"mkdir -p releases/.{name} {host.venvs}")
     host.put(built.archive, f"releases/.{name}.tar.gz")
@@ -83,7 +81,7 @@ def ship(host: Host, built: Build) -> None:
         f"cd releases && tar xzf .{name}.tar.gz -C .{name} && rm .{name}.tar.gz"
         f" && ln -s {_venv(host, built)} .{name}/.venv && mv .{name} {name}"
     )
-    host.say(f"has {name} ({time.monotonic() - began:.1f} s)")
+    host.say(f"has {name}")
 
 
 def install(hosts: list[Host], built: Build) -> None:
@@ -95,7 +93,6 @@ def install(hosts: list[Host], built: Build) -> None:
     archive = wheels(built)
 
     def work(host: Host) -> None:
-        began = time.monotonic()
         venv = _venv(host, built)
         host.put(archive, f"releases/.{built.requirements}.tar")
         # A virtual environment cannot be moved, so it is made in its place, and marked when it is complete.
@@ -106,7 +103,7 @@ def install(hosts: list[Host], built: Build) -> None:
             f" -r releases/{built.name}/requirements.txt && rm -r {venv}/wheels && touch {venv}/installed",
             SECONDS,
         )
-        host.say(f"has the dependencies {built.requirements} ({time.monotonic() - began:.1f} s)")
+        host.say(f"has the dependencies {built.requirements}")
 
     each(lacking, work)
 
