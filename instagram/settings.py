@@ -236,6 +236,10 @@ RATE_LIMITS = {
     "logins_of_user": 30,  # attempts to log in with one username
 } | {name: int(most) for name, most in (pair.split("=") for pair in env.get("RATE_LIMITS", "").split())}
 
+# Where processes count what they do, for Munin (shardmap/metrics.py): best in memory, so that no disk holds up a
+# request. "" is nowhere.
+METRICS_DIR = env.get("METRICS_DIR", "")
+
 # Where errors are sent; "" is nowhere.
 SENTRY_DSN = env.get("SENTRY_DSN", "")
 

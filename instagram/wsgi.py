@@ -1,6 +1,7 @@
 """What gunicorn runs."""
 
 import os
+import time
 
 import django
 from django.core.handlers.wsgi import WSGIHandler
@@ -12,13 +13,17 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
 class Handler(WSGIHandler):
     def get_response(self, request: HttpRequest) -> HttpResponse:
         """Each answer says how long it is: else gunicorn sends it in chunks, and nginx too, in more system calls."""
+        began = time.perf_counter()
         response = super().get_response(request)
+        traffic.note(request, response, time.perf_counter() - began)
         if not response.streaming and response.status_code not in (204, 304):
             response.headers.setdefault("Content-Length", str(len(response.content)))
         return response
 
 
 django.setup(set_prefix=False)
+from instagram import traffic  # noqa: E402  (needs the settings)
+
 handler = Handler()
 
 

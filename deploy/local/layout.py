@@ -44,7 +44,7 @@ LOCAL = local_dir()
 SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_password", "pgbouncer_password",
            "redis_password", "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key",
            "backups_access_key", "backups_secret_key", "backups_passphrase",
-           "twitter_key", "twitter_secret", "facebook_id", "facebook_secret")  # fmt: skip
+           "twitter_key", "twitter_secret", "facebook_id", "facebook_secret", "pagerduty_key")  # fmt: skip
 
 # `make up REPLICAS=1`: not remembered, so that what runs is what the last `make up` asked for.
 # `make up REPLICAS=sync`: the same, and a COMMIT waits for them.
@@ -142,6 +142,7 @@ class Stack:
             "REDIS_FEEDS_URL": f"{redis}{self.address('redis_feeds')}/0",
             "MEMCACHED": ",".join(self.addresses("memcached")),
             "GEARMAN": ",".join(self.addresses("gearmand")),
+            "METRICS_DIR": str(self.dir / "metrics"),
             "S3_ENDPOINT": f"http://{self.address('s3')}",
             "S3_ACCESS_KEY": self.secrets["s3_access_key"],
             "CREDENTIALS_KEYS": self.secrets["credentials_key"],

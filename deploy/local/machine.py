@@ -29,6 +29,8 @@ PACKAGES = {
     "nginx": "nginx",
     "haproxy": "haproxy",
     "pgbackrest": "pgbackrest",
+    "munin-node": "munin-node",
+    "munin-cron": "munin",
 }
 
 # What only the tests need.

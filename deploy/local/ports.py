@@ -20,6 +20,8 @@ DEV_PORTS = {
     "apns": 8005,
     "apns_silence": 8006,
     "social": 8007,
+    "munin_node": 8008,
+    "pagerduty": 8009,
     "postgres_a": 8010,
     "postgres_b": 8011,
     "pgbouncer": 8012,

@@ -1,10 +1,14 @@
 """The programs of a stack: how each is configured, run, and known to be well."""
 
+import grp
+import os
+import pwd
 import re
 import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +35,8 @@ from deploy.upstreams import server_lines
 DATABASES = {"directory": "postgres_a", "shards_a": "postgres_a", "shards_b": "postgres_b", "bench": "postgres_a"}
 # What the load balancer connects from, so that nginx knows it from whoever else is on this machine.
 BALANCER = "127.0.0.2"
+# Of the host, beside ours: what runs full there.
+DEBIANS_PLUGINS, HOST_PLUGINS = Path("/usr/share/munin/plugins"), ("cpu", "df", "load", "memory")
 REPLICAS = {"postgres_a_replica": "postgres_a", "postgres_b_replica": "postgres_b"}
 
 
@@ -64,6 +70,10 @@ def programs_of(stack: Stack) -> list[Program]:
         nginx(stack, "nginx_cdn", port=stack.ports["cdn"], s3=stack.address("s3")),
         apns(stack),
         social(stack),
+        pagerduty(stack),
+        munin_node(stack),
+        # The tests have their rounds of the master when they want to see what it does.
+        *([] if stack.is_for_tests else [munin(stack)]),
         *app(stack),
     ]
 
@@ -292,6 +302,7 @@ def edge_values(stack: Stack, file: str, app_servers: list[str]) -> dict:
         "tls": "",
         "balancer": BALANCER,
         "maintenance": stack.dir / "maintenance",
+        "munin": stack.data("munin") / "html",
         # All users of a local stack, and the benches' load, come from one address.
         "requests_a_second": 50_000,
         "requests_of_a_burst": 50_000,
@@ -345,8 +356,74 @@ def social(stack: Stack) -> Program:
     return Program("social", command, is_up=answers(port, "GET / HTTP/1.0\r\n\r\n", "HTTP/1."))
 
 
+def pagerduty(stack: Stack) -> Program:
+    """The double of PagerDuty; and the script that tells it, with its settings, for Munin's master."""
+    configured(stack, "alerts/pagerduty", "pagerduty", SERVER_USER)
+    settings = {
+        "PAGERDUTY_URL": f"http://{stack.address('pagerduty')}/v2/enqueue",
+        "PAGERDUTY_ROUTING_KEY": stack.secrets["pagerduty_key"][:32],
+        "PAGERDUTY_SPOOL": stack.data("munin") / "pagerduty",
+    }
+    file = stack.conf / "pagerduty.settings"
+    write(file, "".join(f"{name}={value}\n" for name, value in settings.items()), SERVER_USER)
+    port = stack.ports["pagerduty"]
+    command = [str(VENV / "bin/python"), str(DEPLOY / "doubles/pagerduty.py"), str(port), str(file)]
+    return Program("pagerduty", command, is_up=answers(port, "GET / HTTP/1.0\r\n\r\n", "HTTP/1."))
+
+
+def munin_node(stack: Stack) -> Program:
+    """Runs our plugins, as who runs the app: they read the app's settings."""
+    home, port = stack.conf / "munin", stack.ports["munin_node"]
+    make_dir(home / "plugin-conf.d")
+    make_dir(home / "plugins")
+    for plugin in [*(DEPLOY / "munin/plugins").iterdir(), *(DEBIANS_PLUGINS / name for name in HOST_PLUGINS)]:
+        link = home / "plugins" / plugin.name
+        if not link.is_symlink():
+            link.symlink_to(plugin)
+    configured(
+        stack,
+        "munin/plugins.conf",
+        "munin/plugin-conf.d/instagram",
+        None,
+        python=VENV / "bin/python",
+        env_file=stack.dir / "env",
+        app_url=f"http://{stack.address('gunicorn_1')}",
+        threads=32,
+    )
+    file = configured(
+        stack,
+        "munin/munin-node.conf",
+        "munin-node.conf",
+        None,
+        port=port,
+        allow=f"^{re.escape(HOST)}$",
+        host_name=stack.name,
+        user=pwd.getpwuid(os.getuid()).pw_name,
+        group=grp.getgrgid(os.getgid()).gr_name,
+    )
+    state = stack.data("munin_node")
+    return Program(
+        "munin_node",
+        ["perl", "-T", str(DEPLOY / "munin/node.pl"), str(home), str(state), "--config", str(file), "--foreground"],
+        is_up=answers(port, "", "# munin node at"),
+    )
+
+
+def munin(stack: Stack) -> Program:
+    """Munin's master: a round each 5 minutes. Its pages are what nginx_edge has at /munin/."""
+    # Not the virtual environment's Python, or that of who calls: they may be out of the reach of SERVER_USER.
+    python, data = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable, stack.data("munin")
+    pagerduty = shlex.join([python, str(stack.conf / "pagerduty"), str(stack.conf / "pagerduty.settings")])
+    node = f"[instagram;{stack.name}]\n    address {HOST}\n    port {stack.ports['munin_node']}\n    use_node_name yes"
+    conf = configured(stack, "munin/munin.conf", "munin.conf", SERVER_USER, data=data, pagerduty=pagerduty, nodes=node)
+    a_round = configured(stack, "munin/round.sh", "munin-round", SERVER_USER, data=data, conf=conf, pagerduty=pagerduty)
+    each_5_minutes = 'while :; do sh "$0"; sleep $((300 - $(date +%s) % 300)); done'
+    return Program("munin", ["sh", "-c", each_5_minutes, str(a_round)], user=SERVER_USER)
+
+
 def app(stack: Stack) -> list[Program]:
     """The programs that are ours. They read the stack's env file by themselves."""
+    make_dir(stack.dir / "metrics")
     python, manage = str(VENV / "bin/python"), str(ROOT / "manage.py")
     return [
         gunicorn(stack, "gunicorn_1"),

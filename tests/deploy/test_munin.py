@@ -1,0 +1,360 @@
+"""Munin: what our plugins say, that the counters are exact, the pages, and what PagerDuty hears of it."""
+
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+from django.db.models.functions import Now
+
+from deploy.local import layout
+from deploy.local.data import prepare_data
+from deploy.local.ports import HOST
+from deploy.local.programs import munin
+from tests.support import ctl, eventually, get, jpeg, new_username, settled
+from workers.models import OutboxJob
+
+STACK = layout.Stack(os.environ["STACK"])
+STACK.load_secrets()
+PLUGINS = {file.name for file in (layout.DEPLOY / "munin/plugins").iterdir()}
+OURS = f"instagram/{STACK.name}"
+PARKED = f"{STACK.name}/instagram_parked_jobs/parked"
+MUNIN = Path("/usr/share/munin")
+
+Fetched = dict[str, dict[str, str]]  # graph → line → value
+
+
+def node(command: str) -> list[str]:
+    """What munin-node answers."""
+    with socket.create_connection((HOST, STACK.ports["munin_node"]), 60) as connection:
+        connection.sendall(f"cap multigraph\n{command}\nquit\n".encode())
+        lines = connection.makefile().read().splitlines()
+    assert lines[0] == f"# munin node at {STACK.name}"
+    assert lines[1].startswith("cap ")
+    return lines[2:]
+
+
+def fetch(plugin: str) -> Fetched:
+    found: Fetched = {}
+    for line in node(f"fetch {plugin}"):
+        name, _, value = line.partition(" ")
+        if name == "multigraph":
+            graph = found.setdefault(value, {})
+        elif name.endswith(".value"):
+            graph[name.removesuffix(".value")] = value
+    return found
+
+
+def counters() -> dict[str, int]:
+    """What has been counted by now of the app, as one number a line: "instagram_likes.count" → 17."""
+    found = fetch("instagram_app")
+    names = ("instagram_photos", "instagram_likes", "instagram_signups", "instagram_feed", "instagram_pushes")
+    return {f"{graph}.{line}": int(value) for graph in names for line, value in found[graph].items()}
+
+
+def grown(before: dict[str, int]) -> dict[str, int]:
+    """What has changed since then."""
+    return {name: count - before[name] for name, count in counters().items() if count != before[name]}
+
+
+# The plugins
+
+
+def test_munin_node_has_all_plugins():
+    assert PLUGINS | {"cpu", "df", "load", "memory"} == set(" ".join(node("list")).split())
+
+
+@pytest.mark.parametrize("plugin", sorted(PLUGINS))
+def test_each_line_of_each_graph_has_a_value(plugin):
+    labels = {}
+    for line in node(f"config {plugin}"):
+        name, _, value = line.partition(" ")
+        if name == "multigraph":
+            lines = labels.setdefault(value, set())
+        elif name.endswith(".label"):
+            lines.add(name.removesuffix(".label"))
+    assert labels
+    found = fetch(plugin)
+    assert {graph: set(lines) for graph, lines in found.items()} == labels
+    for lines in found.values():
+        for value in lines.values():
+            assert value == "U" or float(value) >= 0
+
+
+def test_values_are_those_of_the_servers(person):
+    sizes = fetch("instagram_postgres")["instagram_database_size"]
+    assert set(sizes) == {"default", "a", "b"}
+    assert all(int(float(size)) > 2**20 for size in sizes.values())
+    assert set(fetch("instagram_pgbouncer")["instagram_pgbouncer_wait"]) >= {"directory", "shards_a", "shards_b"}
+    assert fetch("instagram_ready")["instagram_ready"] == {"away": "0"}
+    photographer = person()
+    entries = float(fetch("instagram_redis")["instagram_map"]["entries"])
+    photographer.take()
+    redis = fetch("instagram_redis")
+    assert float(redis["instagram_map"]["entries"]) > entries
+    assert float(redis["instagram_map_entry"]["bytes"]) > 5
+    assert 0 < float(redis["instagram_redis_memory"]["shardmap"]) < 100
+
+
+def test_what_cannot_be_reached_is_told(stopped):
+    stopped("memcached_2")
+    eventually(lambda: fetch("instagram_ready")["instagram_ready"] == {"away": "1"}, 20)
+
+
+def test_percentiles_and_shares_are_of_what_is_new(person):
+    reader = person()
+    fetch("instagram_app")
+    for _ in range(10):
+        reader.get("users/self/feed")
+    found = fetch("instagram_app")
+    latency = [float(found["instagram_feed_latency"][name]) for name in ("p50", "p95", "p99")]
+    assert 0 < latency[0] <= latency[1] <= latency[2] < 10_000
+    assert 0 < float(found["instagram_threads"]["busy"]) < 32
+    assert found["instagram_errors"] == {"errors": "0.0"}
+    assert 0 <= float(found["instagram_cache"]["process"]) <= 100
+    assert set(fetch("instagram_app")["instagram_feed_latency"].values()) == {"U"}  # nobody has read since
+
+
+# The counters
+
+
+def test_each_is_counted_once(person):
+    owner, fan = person(), person()
+    fan.follow(owner)
+    settled(owner, fan)
+    before = counters()
+    media = owner.take(jpeg())
+    for _ in range(3):
+        fan.get("users/self/feed")
+    fan.post(f"media/{media['id']}/likes")
+    refused = fan.call("POST", "media/17_1/likes")
+    assert refused.status_code == 400
+    person()
+    assert grown(before) == {
+        "instagram_photos.count": 1,
+        "instagram_feed.count": 3,
+        "instagram_likes.count": 1,
+        "instagram_signups.count": 1,
+    }
+
+
+def test_pushes_are_counted_by_what_apns_said(person):
+    owner, fan = person(), person()
+    owner.post("push/devices", token=os.urandom(32).hex(), environment="sandbox")
+    media = owner.take()
+    settled(owner, fan)
+    before = counters()
+    fan.post(f"media/{media['id']}/likes")
+    eventually(lambda: grown(before) == {"instagram_likes.count": 1, "instagram_pushes.delivered": 1}, 20)
+
+
+@pytest.mark.parametrize("action", ["restart", "kill"])
+def test_nothing_is_forgotten_when_gunicorn_starts_anew(person, action):
+    reader = person()
+    before = counters()
+    reader.get("users/self/feed")
+    ctl(action, "gunicorn_1", "gunicorn_2")
+    eventually(lambda: get("/healthz").status_code == 200, 30)
+    reader.get("users/self/feed")
+    assert grown(before) == {"instagram_feed.count": 2}
+
+
+COUNTING = """
+import django, os, sys
+django.setup()
+from shardmap.metrics import Counter
+counter = Counter("apples", "", ["kind"])
+for _ in range(1000):
+    counter.labels("red").inc()
+if os.fork() == 0:
+    counter.labels("red").inc(5)
+    os._exit(0)
+os.wait()
+print("counted", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_dead_leave_their_place_and_what_they_counted(tmp_path):
+    environment = {**os.environ, "METRICS_DIR": str(tmp_path)}
+    read = "from pathlib import Path; from shardmap.metrics import totals; import sys; print(totals(Path(sys.argv[1])))"
+
+    def start() -> subprocess.Popen:
+        command = [sys.executable, "-c", COUNTING]
+        process = subprocess.Popen(
+            command, env=environment, cwd=layout.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "counted\n"
+        return process
+
+    def total() -> float:
+        done = subprocess.run(
+            [sys.executable, "-c", read, tmp_path], cwd=layout.ROOT, env=environment, capture_output=True, text=True
+        )
+        return float(re.search(r"'apples_total', 'red'\): ([\d.]+)", done.stdout)[1])
+
+    living = [start(), start()]
+    assert total() == 2 * 1005
+    places = len(list(tmp_path.glob("*.db")))
+    assert places in (2, 3)  # a fork needs one for as long as it lives
+    for signum in (signal.SIGKILL, signal.SIGTERM):
+        process = living.pop()
+        process.send_signal(signum)
+        process.communicate(timeout=20)
+        living.append(start())
+    assert total() == 4 * 1005
+    assert len(list(tmp_path.glob("*.db"))) <= places + 1
+    for process in living:
+        process.communicate("", timeout=20)
+
+
+# The master
+
+
+@pytest.fixture(scope="module")
+def master() -> Path:
+    """The directory of Munin's master, which has had a round."""
+    prepare_data(STACK, munin(STACK))
+    a_round()
+    return STACK.data("munin")
+
+
+def a_round() -> None:
+    run("sh", STACK.conf / "munin-round")
+
+
+def look() -> None:
+    """The part of a round in which alerts are found."""
+    for part in ("munin-update", "munin-limits"):
+        run(MUNIN / part, "--config", STACK.conf / "munin.conf")
+
+
+def run(*command) -> None:
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=STACK.data("munin"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PATH": "/usr/bin:/bin"},
+        **as_server(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def as_server() -> dict:
+    """How subprocess runs something as the user of the master."""
+    user = munin(STACK).user
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
+
+
+def incidents(key: str) -> list[dict]:
+    found = requests.get(f"http://{STACK.address('pagerduty')}/incidents", timeout=10).json()
+    return [incident for incident in found if incident["dedup_key"] == key]
+
+
+def test_the_pages_have_our_graphs(master):
+    assert "instagram" in get("/munin/").text
+    page = get(f"/munin/{OURS}/index.html")
+    assert page.headers["Content-Type"].startswith("text/html")
+    shown = set(re.findall(r"(instagram_\w+)-day\.png", page.text))
+    assert {"instagram_likes", "instagram_feed_latency", "instagram_queues", "instagram_map_entry"} <= shown
+    for graph in shown:
+        picture = get(f"/munin/{OURS}/{graph}-day.png")
+        assert picture.content.startswith(b"\x89PNG"), graph
+        assert picture.headers["Content-Type"] == "image/png"
+    assert "text/css" in get("/munin/static/style-new.css").headers["Content-Type"]
+
+
+def test_a_parked_job_is_an_incident_until_it_is_gone(master):
+    look()
+    earlier = len(incidents(PARKED))
+    job = OutboxJob.objects.create(job=f"tests.{new_username()}", args={}, parked_at=Now())
+    look()
+    look()  # it is one incident all the same
+    (incident,) = incidents(PARKED)[earlier:]
+    assert (incident["status"], incident["payload"]["severity"]) == ("triggered", "warning")
+    assert incident["payload"]["summary"].startswith(f"{STACK.name}: Parked jobs: parked is 1")
+    assert [entry.split()[1] for entry in incident["log"]] == ["trigger"]
+    job.delete()
+    look()
+    (incident,) = incidents(PARKED)[earlier:]
+    assert incident["status"] == "resolved"
+
+
+# The script
+
+
+@pytest.fixture
+def pagerduty(tmp_path):
+    """Runs the script with a spool of its own; returns its exit code and what it said. `pagerduty.spool` is that."""
+    settings_file = tmp_path / "settings"
+    settings_file.write_text(
+        f"PAGERDUTY_URL=http://{STACK.address('pagerduty')}/v2/enqueue\n"
+        f"PAGERDUTY_ROUTING_KEY={STACK.secrets['pagerduty_key'][:32]}\nPAGERDUTY_SPOOL={tmp_path / 'spool'}\n"
+    )
+
+    def run(*arguments: str, said: str = "") -> tuple[int, str]:
+        command = [sys.executable, layout.DEPLOY / "alerts/pagerduty", settings_file, *arguments]
+        done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stderr
+
+    run.spool = tmp_path / "spool"
+    return run
+
+
+def test_trigger_acknowledge_resolve(pagerduty):
+    key = new_username()
+    for command, status in (
+        (("trigger", key, "critical", "it burns"), "triggered"),
+        (("trigger", key, "critical", "it still burns"), "triggered"),
+        (("acknowledge", key), "acknowledged"),
+        (("resolve", key), "resolved"),
+    ):
+        assert pagerduty(*command) == (0, "")
+        (incident,) = incidents(key)
+        assert incident["status"] == status
+    assert incident["payload"]["summary"] == "it still burns"
+    pagerduty("trigger", key, "info", "once more")
+    assert [one["status"] for one in incidents(key)] == ["resolved", "triggered"]
+
+
+def test_what_happens_while_pagerduty_is_away_arrives_later_and_in_order(pagerduty, stopped):
+    key = new_username()
+    stopped("pagerduty")
+    code, said = pagerduty("trigger", key, "critical", "nobody hears me")
+    assert code == 1
+    assert "is kept" in said
+    assert pagerduty("resolve", key)[0] == 1
+    ctl("start", "pagerduty")
+    assert incidents(key) == []
+    assert pagerduty("flush") == (0, "")
+    (incident,) = incidents(key)
+    assert [entry.split()[1] for entry in incident["log"]] == ["trigger", "resolve"]
+    assert list(pagerduty.spool.glob("*.json")) == []
+
+
+def test_what_pagerduty_will_never_take_keeps_nothing_else_from_it(pagerduty):
+    key = new_username()
+    code, said = pagerduty("trigger", key, "critical", "")
+    assert (code, incidents(key)) == (0, [])
+    assert "'payload.summary'" in said
+    assert pagerduty("trigger", key, "critical", "better") == (0, "")
+    assert incidents(key)
+
+
+def test_munins_line_becomes_an_event_for_each_line_of_the_graph(pagerduty):
+    host = new_username()
+    line = f"{host}\tdf\tDisk\t_a _b\ta is 99|b is 98\t_c\tc is 90\t_d\td is unknown\t\t"
+    assert pagerduty("munin", said=f"{line}\n\n") == (0, "")
+    severities = {name: incidents(f"{host}/df/{name}")[0]["payload"]["severity"] for name in ("_a", "_b", "_c", "_d")}
+    assert severities == {"_a": "critical", "_b": "critical", "_c": "warning", "_d": "error"}
+    assert incidents(f"{host}/df/_b")[0]["payload"]["summary"] == f"{host}: Disk: b is 98"
+    assert pagerduty("munin", said=f"{host}\tdf\tDisk\t\t\t\t\t\t\t_a\ta is 1\n") == (0, "")
+    assert [incidents(f"{host}/df/{name}")[0]["status"] for name in ("_a", "_b")] == ["resolved", "triggered"]
