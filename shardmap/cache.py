@@ -43,7 +43,7 @@ from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUn
 
 from shardmap import copies, redis_client
 from shardmap.copies import Copies, Held, View
-from shardmap.metrics import Counter
+from shardmap.metrics import Counter, labelled
 from shardmap.redis_client import Command
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ ERRORS = (b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR")
 RECEIVED = 1 << 16
 
 # "process": found among its copies; "beyond": asked of Memcached; "database": read there, since Memcached lacked it.
-LOOKUPS = Counter("lookups", "Things looked up, by where they were looked for", ["where"])
+_lookups = labelled(Counter("lookups", "Things looked up, by where they were looked for", ["where"]))
 
 Unavailable = (MemcacheError, OSError)
 _Hangup = (MemcacheUnexpectedCloseError, ConnectionResetError, BrokenPipeError)
@@ -157,9 +157,9 @@ def fetch(*wanted: tuple[Kind, Iterable]) -> list[dict[Any, Any]]:
             values = ((item_id, copied.get(item_id)) for item_id in item_ids)
             found.append({item_id: value for item_id, value in values if value is not None})
             missing.append({item_id: kind.key(item_id) for item_id in item_ids if item_id not in found[-1]})
-    LOOKUPS.labels("process").inc(sum(map(len, found)))
+    _lookups("process").inc(sum(map(len, found)))
     if any(missing):
-        LOOKUPS.labels("beyond").inc(sum(map(len, missing)))
+        _lookups("beyond").inc(sum(map(len, missing)))
         cached = _get_many([key for keys in missing for key in keys.values()], view)
         until = time.monotonic() + WAIT_SECONDS
         for (kind, _), of_kind, keys in zip(wanted, found, missing, strict=True):
@@ -229,7 +229,7 @@ def _filled(kind: Kind, missing: dict[Any, str], view: View, until: float) -> di
 
 def _loaded(kind: Kind, ours: dict[Any, tuple[str, bytes]], view: View) -> dict[Any, Any]:
     """Reads from the truth, and stores it where we have a version; what is not there, nobody shall wait for."""
-    LOOKUPS.labels("database").inc(len(ours))
+    _lookups("database").inc(len(ours))
     texts: dict[Any, bytes] = {}
     try:
         loaded = kind.load(list(ours))

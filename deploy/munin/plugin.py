@@ -1,5 +1,6 @@
 """What our Munin plugins share: Munin's protocol, the app's settings, and what happened since the last time.
 
+What takes long to import, a plugin imports in `values`: Munin asks for the graphs as often as for the values.
 Munin runs a plugin with `config` to hear what its graphs are, and without an argument for their values
 (guide.munin-monitoring.org, "Protocol for data exchange", "Multigraph plugins"). Ours have several graphs each.
 """

@@ -28,7 +28,7 @@ import orjson
 import pycurl
 
 from notifications.pyapns.authorization import Authorization, Credentials
-from shardmap.metrics import Counter
+from shardmap.metrics import Counter, labelled
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ MOST_WAITING = 20_000  # notifications of a connection
 # fault of our settings, and is none of these: a wrong URL must not cost all users their phones.
 DEAD = ("Unregistered", "ExpiredToken")
 UNDELIVERED = "Undelivered"  # our own reason, among Apple's
-PUSHES = Counter("pushes", "Notifications, by what became of them", ["outcome"])
+_pushes = labelled(Counter("pushes", "Notifications, by what became of them", ["outcome"]))
 TRIED_AGAIN = {429, 500, 502, 503, 504}
 PUSH_TYPE = "alert"
 HEADERS = {"id", "collapse-id", "expiration", "priority", "push-type"}
@@ -67,7 +67,7 @@ class Batch:
     done: threading.Event = field(default_factory=threading.Event)
 
     def ended(self, token: str = "", *, refused: str = "", error: str = "") -> None:
-        PUSHES.labels("refused" if refused else "undelivered" if error else "delivered").inc()
+        _pushes("refused" if refused else "undelivered" if error else "delivered").inc()
         if refused:
             self.refused.append((token, refused))
         if error:

@@ -17,6 +17,7 @@ from deploy.local import layout
 from deploy.local.data import prepare_data
 from deploy.local.ports import HOST
 from deploy.local.programs import munin
+from shardmap.metrics import totals
 from tests.support import ctl, eventually, get, jpeg, new_username, settled
 from workers.models import OutboxJob
 
@@ -24,7 +25,7 @@ STACK = layout.Stack(os.environ["STACK"])
 STACK.load_secrets()
 PLUGINS = {file.name for file in (layout.DEPLOY / "munin/plugins").iterdir()}
 OURS = f"instagram/{STACK.name}"
-PARKED = f"{STACK.name}/instagram_parked_jobs/parked"
+AWAY = f"{STACK.name}/instagram_ready/away"
 MUNIN = Path("/usr/share/munin")
 
 Fetched = dict[str, dict[str, str]]  # graph → line → value
@@ -118,7 +119,18 @@ def test_percentiles_and_shares_are_of_what_is_new(person):
     assert 0 < float(found["instagram_threads"]["busy"]) < 32
     assert found["instagram_errors"] == {"errors": "0.0"}
     assert 0 <= float(found["instagram_cache"]["process"]) <= 100
-    assert set(fetch("instagram_app")["instagram_feed_latency"].values()) == {"U"}  # nobody has read since
+    assert set(fetch("instagram_app")["instagram_feed_latency"].values()) == {"0"}  # nobody has read since
+
+
+def test_a_parked_job_is_seen():
+    def parked() -> int:
+        return int(fetch("instagram_jobs")["instagram_parked_jobs"]["parked"])
+
+    before = parked()
+    job = OutboxJob.objects.create(job=f"tests.{new_username()}", args={}, parked_at=Now())
+    seen = parked()
+    job.delete()
+    assert seen == before + 1
 
 
 # The counters
@@ -166,14 +178,13 @@ def test_nothing_is_forgotten_when_gunicorn_starts_anew(person, action):
 
 
 COUNTING = """
-import django, os, sys
-django.setup()
-from shardmap.metrics import Counter
-counter = Counter("apples", "", ["kind"])
+import os, sys
+from shardmap.metrics import Counter, labelled
+apples = labelled(Counter("apples", "", ["kind"]))
 for _ in range(1000):
-    counter.labels("red").inc()
+    apples("red").inc()
 if os.fork() == 0:
-    counter.labels("red").inc(5)
+    apples("red").inc(5)
     os._exit(0)
 os.wait()
 print("counted", flush=True)
@@ -182,33 +193,28 @@ sys.stdin.read()
 
 
 def test_the_dead_leave_their_place_and_what_they_counted(tmp_path):
-    environment = {**os.environ, "METRICS_DIR": str(tmp_path)}
-    read = "from pathlib import Path; from shardmap.metrics import totals; import sys; print(totals(Path(sys.argv[1])))"
-
     def start() -> subprocess.Popen:
-        command = [sys.executable, "-c", COUNTING]
         process = subprocess.Popen(
-            command, env=environment, cwd=layout.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", COUNTING],
+            env={**os.environ, "METRICS_DIR": str(tmp_path)},
+            cwd=layout.ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout.readline() == "counted\n"
         return process
 
-    def total() -> float:
-        done = subprocess.run(
-            [sys.executable, "-c", read, tmp_path], cwd=layout.ROOT, env=environment, capture_output=True, text=True
-        )
-        return float(re.search(r"'apples_total', 'red'\): ([\d.]+)", done.stdout)[1])
-
     living = [start(), start()]
-    assert total() == 2 * 1005
+    assert totals(tmp_path) == {("apples_total", "red"): 2 * 1005}
     places = len(list(tmp_path.glob("*.db")))
-    assert places in (2, 3)  # a fork needs one for as long as it lives
+    assert places in (2, 3)  # a fork has one for as long as it lives
     for signum in (signal.SIGKILL, signal.SIGTERM):
-        process = living.pop()
+        process = living.pop(0)
         process.send_signal(signum)
         process.communicate(timeout=20)
         living.append(start())
-    assert total() == 4 * 1005
+    assert totals(tmp_path) == {("apples_total", "red"): 4 * 1005}
     assert len(list(tmp_path.glob("*.db"))) <= places + 1
     for process in living:
         process.communicate("", timeout=20)
@@ -272,20 +278,19 @@ def test_the_pages_have_our_graphs(master):
     assert "text/css" in get("/munin/static/style-new.css").headers["Content-Type"]
 
 
-def test_a_parked_job_is_an_incident_until_it_is_gone(master):
+def test_what_is_wrong_is_an_incident_until_it_is_well_again(master, stopped):
+    look()  # all was well
+    earlier = len(incidents(AWAY))
+    stopped("memcached_2")
     look()
-    earlier = len(incidents(PARKED))
-    job = OutboxJob.objects.create(job=f"tests.{new_username()}", args={}, parked_at=Now())
+    (incident,) = incidents(AWAY)[earlier:]
+    assert (incident["status"], incident["payload"]["severity"]) == ("triggered", "critical")
+    assert incident["payload"]["summary"].startswith(f"{STACK.name}: Servers that the app cannot reach: away is 1")
+    ctl("start", "memcached_2")
     look()
-    look()  # it is one incident all the same
-    (incident,) = incidents(PARKED)[earlier:]
-    assert (incident["status"], incident["payload"]["severity"]) == ("triggered", "warning")
-    assert incident["payload"]["summary"].startswith(f"{STACK.name}: Parked jobs: parked is 1")
-    assert [entry.split()[1] for entry in incident["log"]] == ["trigger"]
-    job.delete()
-    look()
-    (incident,) = incidents(PARKED)[earlier:]
+    (incident,) = incidents(AWAY)[earlier:]
     assert incident["status"] == "resolved"
+    assert [entry.split()[1] for entry in incident["log"]] == ["trigger", "resolve"]
 
 
 # The script
