@@ -232,6 +232,7 @@ class Fleet:
             "access_log": self.root / "access.log",
             "app_servers": self.root / "app_servers.conf",
             "maintenance": self.root / "maintenance",
+            "munin": self.root / "munin",
             "balancer": "127.0.0.1",
             "tls": "",
             "requests_a_second": 10_000,
