@@ -17,7 +17,7 @@ interrupted is called again.
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 NAME = "replica"  # as a replica calls itself, and its slot on the primary; synchronous_standby_names asks for it
@@ -95,9 +95,9 @@ class Pgbouncer:
             if (host, port) in places and not name.endswith("_replica")
         }
 
-    def hold(self, server: Server) -> None:
-        """Clients wait from now on. Transactions that do not end are broken off."""
-        for database, held in self.databases(server).items():
+    def hold(self, databases: dict[str, bool]) -> None:
+        """Clients of these databases wait from now on. Transactions that do not end are broken off."""
+        for database, held in databases.items():
             if not held:
                 try:
                     self.order(f"PAUSE {database}", seconds=HOLD_SECONDS)
@@ -105,30 +105,32 @@ class Pgbouncer:
                     self.order(f"KILL {database}")
 
     def go_on(self, *servers: Server) -> None:
-        for database, held in self.databases(*servers).items():
-            if held:
-                self.order(f"RESUME {database}")
+        held = [database for database, held in self.databases(*servers).items() if held]
+        if held:
+            self.order(*(f"RESUME {database}" for database in held))
 
-    def lead(self, primary: Server, replica: Server) -> None:
-        """Leads clients to these from now on. It is in the configuration, so that it stays so."""
+    def lead(self, primary: Server, replica: Server, databases: Iterable[str]) -> None:
+        """Lets clients of these databases go on, to the primary. It is in the configuration, so that it stays so."""
         of_replicas = "^[a-z0-9_]+_replica = "
         edits = [
             f"/{of_replicas}/! s/{replica.place}( |$)/{primary.place}\\1/",
             f"/{of_replicas}/  s/{primary.place}( |$)/{replica.place}\\1/",
         ]
-        self.shell(f"sed -Ei {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} {shlex.quote(self.ini)}")
-        self.order("RELOAD")
+        edit = f"sed -Ei {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} {shlex.quote(self.ini)}"
+        orders = ["RELOAD", *(f"RESUME {database}" for database in databases)]
+        self.shell(f"{edit} && {self._psql('pgbouncer', 'pgbouncer', *orders)}")
 
     def check_write(self, database: str) -> None:
         """Raises Refused where the app could not write."""
-        self._psql("instagram", database, "SELECT txid_current()")
+        self.shell(self._psql("instagram", database, "SELECT txid_current()"))
 
-    def order(self, command: str, seconds: float = 10) -> str:
-        return self._psql("pgbouncer", "pgbouncer", command, seconds)
+    def order(self, *commands: str, seconds: float = 10) -> str:
+        return self.shell(self._psql("pgbouncer", "pgbouncer", *commands, seconds=seconds))
 
-    def _psql(self, user: str, database: str, command: str, seconds: float = 10) -> str:
+    def _psql(self, user: str, database: str, *commands: str, seconds: float = 10) -> str:
         where = f"host={self.host} port={self.port} user={user} dbname={database} passfile={self.passfile}"
-        return self.shell(f"timeout {seconds} psql -XAtq -d '{where}' -c {shlex.quote(command)}").strip()
+        orders = " ".join(f"-c {shlex.quote(command)}" for command in commands)
+        return f"timeout {seconds} psql -XAtq -v ON_ERROR_STOP=1 -d '{where}' {orders}"
 
 
 def failover(
@@ -139,30 +141,32 @@ def failover(
     A primary that is alive is shut down in order, and loses nothing. What a dead one had not sent yet is lost: nothing
     that was acknowledged, if replication was synchronous.
     """
-    for pgbouncer in pgbouncers:
-        pgbouncer.go_on(primary, replica)  # should a failover have been killed
-    if not any(pgbouncer.databases(primary) for pgbouncer in pgbouncers):
+    led = {pgbouncer: pgbouncer.databases(primary) for pgbouncer in pgbouncers}
+    if not any(led.values()):
         raise Refused(f"{replica.name} is the primary already")
-    if not host_is_off and primary.is_alive() and not primary.is_followed():
+    is_alive = not host_is_off and primary.is_alive()
+    if is_alive and not primary.is_followed():
         raise Refused(
             f"{primary.name} is alive, and {replica.name} does not follow it: it would lack the latest writes"
         )
     began = time.monotonic()
-    for pgbouncer in pgbouncers:
-        pgbouncer.hold(primary)
     try:
-        end = None if host_is_off else fence(primary)
+        for pgbouncer, databases in led.items():
+            pgbouncer.hold(databases)
+        if not host_is_off:
+            fence(primary)
         say(f"{primary.name} is {'off, you say' if host_is_off else 'stopped, and would only read if it were started'}")
-        promote(replica, end)
+        promote(replica, end_of_wal(primary) if is_alive else None)
         say(f"{replica.name} is promoted")
-        for pgbouncer in pgbouncers:
-            pgbouncer.lead(replica, primary)
-    finally:
+        for pgbouncer, databases in led.items():
+            pgbouncer.lead(replica, primary, databases)
+    except BaseException:
         for pgbouncer in pgbouncers:
             pgbouncer.go_on(primary, replica)
+        raise
     seconds = time.monotonic() - began
-    for pgbouncer in pgbouncers:
-        for database in pgbouncer.databases(replica):
+    for pgbouncer, databases in led.items():
+        for database in databases:
             pgbouncer.check_write(database)
     say(f"{replica.name} takes writes: clients have waited for {seconds:.1f} s")
     return seconds
@@ -177,8 +181,8 @@ def roles(servers: list[Server], pgbouncers: list[Pgbouncer]) -> tuple[Server, S
     return (one, other) if leading.pop() else (other, one)
 
 
-def fence(primary: Server) -> str | None:
-    """Sees to it that a server takes no writes. Returns where its WAL ends, if it was shut down in order."""
+def fence(primary: Server) -> None:
+    """Sees to it that a server takes no writes."""
     signal = f"{primary.data}/standby.signal"
     primary.shell(f"touch {signal}")
     try:
@@ -186,19 +190,21 @@ def fence(primary: Server) -> str | None:
     except Refused:
         primary.shell(f"rm {signal}")
         raise
-    control = primary.run(f"pg_controldata {primary.data}")
-    in_order = re.search(r"^Database cluster state: +shut down$", control, re.MULTILINE)
-    return re.search(r"^Latest checkpoint location: +(\S+)$", control, re.MULTILINE)[1] if in_order else None
+
+
+def end_of_wal(stopped: Server) -> str:
+    """Where a server that was shut down in order wrote its last. Raises Refused if it was not."""
+    control = stopped.run(f"pg_controldata {stopped.data}")
+    if not re.search(r"^Database cluster state: +shut down$", control, re.MULTILINE):
+        raise Refused(f"{stopped.name} has died when it was to stop: nobody knows whether its replica has all; again?")
+    return re.search(r"^Latest checkpoint location: +(\S+)$", control, re.MULTILINE)[1]
 
 
 def promote(replica: Server, end: str | None) -> None:
-    """Lets a replica replay what it has got, and take writes. `end`: of what it must have got, if that is known."""
-    has_all = "coalesce(pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), true)"
+    """Lets a replica replay all that it has got, and take writes; from a server that was alive, up to this end."""
     if end:
-        has_all += f" AND pg_last_wal_replay_lsn() > '{end}'"
-    wait_until(
-        lambda: replica.sql(f"SELECT NOT pg_is_in_recovery() OR {has_all}") == "t", f"{replica.name} has replayed all"
-    )
+        has_all = f"NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() > '{end}'"
+        wait_until(lambda: replica.sql(f"SELECT {has_all}") == "t", f"{replica.name} has replayed all")
     promoted = replica.sql(
         # The old primary's, for when it follows. From the last checkpoint on: where the two part is after that.
         CREATE_SLOT,
