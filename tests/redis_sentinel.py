@@ -71,6 +71,11 @@ class Watched:
     def role(self, port: int) -> str | None:
         return (self.ask(port, "ROLE") or [None])[0]
 
+    def has_all(self, replica: int, master: int) -> bool:
+        """Whether the replica has what was written to the master."""
+        state = self.ask(master, "INFO", "replication")
+        return state["slave0"]["port"] == replica and state["slave0"]["offset"] == state["master_repl_offset"]
+
     def signal(self, port: int, number: int) -> None:
         self._processes[port].send_signal(number)
 

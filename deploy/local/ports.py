@@ -41,7 +41,7 @@ DEV_PORTS = {
     "weed_filer": 8026,
     "weed_filer_grpc": 8027,
     "s3_tls": 8028,
-    # From 8030 on, the tests start a Redis Cluster (tests/redis_cluster.py).
+    # From 8030 on, the tests start a Redis Cluster, from 8040 on, Sentinels with theirs (tests/redis_sentinel.py).
     "edge_1": 8060,
     "edge_2": 8061,
     "edge_3": 8062,
