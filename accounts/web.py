@@ -28,6 +28,7 @@ from django.views.decorators.http import conditional_page, require_safe
 
 from shardmap import redis_client
 from shardmap.shards import following_moves
+from workers import sentry
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _with_middleware(view: View, middleware: tuple[type, ...]) -> View:
 
 def _pattern(path: str, view: View):
     pattern = path.replace("{", "(?P<").replace("}", ">[^/]+?)")
-    return re_path(rf"^{pattern}/?$", partial(_answer, view=view))
+    return re_path(rf"^{pattern}/?$", partial(_answer, view=view), name=path)
 
 
 def not_found(request: HttpRequest) -> HttpResponse:
@@ -96,11 +97,13 @@ def _answer(request: HttpRequest, *, view: View, **path_params: str) -> HttpResp
         response = error_page(request, 400, "That did not work", "Please go back and try again.")
     except AWAY as error:
         logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
-        response = error_page(request, 503, "We cannot do that right now", "Please try again in a moment.")
+        message = f"Please try again in a moment. ({_capture(request, error)})"
+        response = error_page(request, 503, "We cannot do that right now", message)
         response["Retry-After"] = "1"
-    except Exception:
+    except Exception as error:
         logger.exception("%s %s", request.method, request.path)
-        response = error_page(request, 500, "Something went wrong here", "It is our fault; we have been told.")
+        message = f"It is our fault; we have been told, as {_capture(request, error)}."
+        response = error_page(request, 500, "Something went wrong here", message)
     for name, value in HEADERS.items():
         response.setdefault(name, value)
     if response.status_code != 304:  # the page that the browser has keeps the policy that came with it
@@ -108,6 +111,12 @@ def _answer(request: HttpRequest, *, view: View, **path_params: str) -> HttpResp
     if request.method == "HEAD":
         response.content = b""
     return response
+
+
+def _capture(request: HttpRequest, error: Exception) -> str:
+    # Who it is, if that was asked already: asking may be what fails.
+    user = getattr(request, "_cached_user", None)
+    return sentry.capture_request(request, error, user and user.pk)
 
 
 def show(request: HttpRequest, template: str, status: int = 200, **context) -> HttpResponse:

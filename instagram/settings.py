@@ -240,14 +240,17 @@ RATE_LIMITS = {
 # request. "" is nowhere.
 METRICS_DIR = env.get("METRICS_DIR", "")
 
-# Where errors are sent; "" is nowhere.
+# Where errors are sent; "" is nowhere. Which part of them, 1 being all; and of which installation they are.
 SENTRY_DSN = env.get("SENTRY_DSN", "")
+SENTRY_SAMPLE_RATE = float(env.get("SENTRY_SAMPLE_RATE", "1"))
+SENTRY_ENVIRONMENT = env.get("SENTRY_ENVIRONMENT", "production")
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"request_id": {"()": "workers.request_id.Filter"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(request_id)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "filters": ["request_id"], "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         # pygearman and boto3 tell their inner life at INFO; Django, each refused request as a warning.

@@ -8,12 +8,17 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest, HttpResponse
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
+django.setup(set_prefix=False)
+
+from instagram import traffic  # noqa: E402  (these need the settings)
+from workers import request_id, sentry  # noqa: E402
 
 
 class Handler(WSGIHandler):
     def get_response(self, request: HttpRequest) -> HttpResponse:
         """Each answer says how long it is: else gunicorn sends it in chunks, and nginx too, in more system calls."""
         began = time.perf_counter()
+        request_id.begin(given=request.META.get("HTTP_X_REQUEST_ID", ""))
         response = super().get_response(request)
         traffic.note(request, response, time.perf_counter() - began)
         if not response.streaming and response.status_code not in (204, 304):
@@ -21,9 +26,7 @@ class Handler(WSGIHandler):
         return response
 
 
-django.setup(set_prefix=False)
-from instagram import traffic  # noqa: E402  (needs the settings)
-
+sentry.start("web")
 handler = Handler()
 
 

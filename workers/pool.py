@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
+from workers import sentry
 from workers.registry import QUEUES, all_jobs
 from workers.worker import Duty, work_until
 
@@ -83,8 +84,10 @@ class Pool:
             if os.getppid() == parent:
                 self._work(place, stop)
                 code = 0
-        except BaseException:
+        except BaseException as error:
             logger.exception("worker %d", place.number)
+            sentry.capture(error)
+            sentry.flush()
         finally:
             os._exit(code)
 

@@ -66,7 +66,7 @@ def run(database: str, row_id: int) -> None:
             following_moves(partial(all_jobs()[row.job], **row.args))
     except (Exception, JobTimeout) as error:
         logger.exception("%s %s failed, attempt %d", row.job, row.args, row.attempts)
-        sentry.capture(row, error)
+        sentry.capture_job(row, error)
         close_old_connections()  # perhaps it failed because this connection has died
         outbox.failed(row, "".join(traceback.format_exception(error))[-4000:])
     else:
@@ -125,7 +125,7 @@ class Worker(gearman.Worker):
 
 def work_until(stop: threading.Event, duty: Duty) -> None:
     """The main loop of a worker process; outlives gearmand's deaths."""
-    sentry.start()
+    sentry.start("worker")
     while not stop.is_set() and not duty.is_done():
         worker = Worker(stop, duty)
         try:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import sentry_sdk
 from gunicorn import util
 
 bind = os.environ["GUNICORN_BIND"]
@@ -54,6 +55,11 @@ def post_fork(server, worker) -> None:
     """A worker dies with its master. By itself it would keep the port for as long as nginx keeps its connections,
     while the next master waits for the port and nobody accepts."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def worker_exit(server, worker) -> None:
+    """What Sentry is to be told is sent before the worker ends, or given up."""
+    sentry_sdk.flush(timeout=2)
 
 
 def write_error(sock, status: int, reason: str, message: str) -> None:

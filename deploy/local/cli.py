@@ -17,6 +17,8 @@ from pathlib import Path
 from deploy.local import machine
 from deploy.local.data import prepare_data, prepare_replicas
 from deploy.local.layout import (
+    BUGSINK_VENV,
+    DEPLOY,
     LINK,
     LOCAL,
     ROOT,
@@ -61,7 +63,8 @@ def up(name: str) -> None:
     prepare_local_dir()
     with alone(name):
         machine.install_packages()
-        machine.prepare_venv()
+        machine.prepare_venv(VENV, ROOT / "requirements.txt", ROOT / "requirements-dev.txt")
+        machine.prepare_venv(BUGSINK_VENV, DEPLOY / "bugsink/requirements.txt")
         stack = Stack(name)
         make_dir(stack.dir)
         make_dir(stack.logs)
@@ -331,7 +334,7 @@ def clean(name: str | None) -> None:
     for stack in [name] if name else OFFSETS:
         clean_stack(stack)
     if not name:
-        for directory in (LOCAL, VENV):
+        for directory in (LOCAL, VENV, BUGSINK_VENV):
             if directory.exists():
                 shutil.rmtree(directory)
         LINK.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import os
 import random
 import shlex
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,9 @@ from pathlib import Path
 
 import requests
 from PIL import Image, ImageDraw, ImageFilter
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+from deploy.local import layout  # noqa: E402
 
 LOCAL = Path(__file__).resolve().parents[2] / ".local"
 STACK = LOCAL / os.environ.get("STACK", "dev")
@@ -216,6 +220,8 @@ def to_jpeg(image: Image.Image) -> bytes:
 def describe(api: Api, env: dict[str, str], viewer: dict) -> str:
     first = api.call("GET", "/v1/users/self/feed?count=1", viewer["token"])["data"][0]
     site, image = env["SITE_URL"], first["images"]["standard_resolution"]["url"]
+    stack = layout.Stack(STACK.name)
+    stack.load_secrets()
     login = f"client_id=phone&grant_type=password&username={VIEWER}&password={api.password}"
     return f"""
   API        {site}/v1
@@ -225,6 +231,7 @@ def describe(api: Api, env: dict[str, str], viewer: dict) -> str:
   photos     {env["CDN_URL"]}/…
   pushes     {STACK / "logs/nginx_apns.access.log"}   (what the double of Apple's servers got)
   shared     {env["TWITTER_URL"].rpartition("/")[0]}/   (what the doubles of Twitter and Facebook got)
+  errors     http://{stack.address("bugsink")}/   ({layout.BUGSINK_LOGIN} / {stack.secrets["bugsink_password"]})
   login      {VIEWER} / {api.password}   ({len(PEOPLE)} people, {PHOTOS} photographs)
 
   Three lines to try: log in; {VIEWER}'s feed; a photo from the CDN (X-Cache: HIT from the second time on).

@@ -21,6 +21,8 @@ from deploy.local.ports import HOST, ports_of
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
+BUGSINK_VENV = ROOT / ".venv-bugsink"  # its Django and gunicorn need not be ours
+BUGSINK_LOGIN = "ops@example.com"
 DEPLOY = ROOT / "deploy"
 
 # Postgres refuses to run as root, and the others have no need for it: root's stack runs them as these users.
@@ -44,7 +46,8 @@ LOCAL = local_dir()
 SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_password", "pgbouncer_password",
            "redis_password", "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key",
            "backups_access_key", "backups_secret_key", "backups_passphrase",
-           "twitter_key", "twitter_secret", "facebook_id", "facebook_secret", "pagerduty_key")  # fmt: skip
+           "twitter_key", "twitter_secret", "facebook_id", "facebook_secret", "pagerduty_key",
+           "bugsink_secret_key", "bugsink_password", "bugsink_key")  # fmt: skip
 
 # `make up REPLICAS=1`: not remembered, so that what runs is what the last `make up` asked for.
 # `make up REPLICAS=sync`: the same, and a COMMIT waits for them.
@@ -106,6 +109,11 @@ class Stack:
         if self.secrets != known:
             write(file, json.dumps(self.secrets, indent=1) + "\n")
 
+    @property
+    def sentry_key(self) -> str:
+        """The public part of the DSN: a UUID."""
+        return self.secrets["bugsink_key"][:32]
+
     def postgres_url(self, server: str, database: str) -> str:
         return f"postgresql://instagram:{self.secrets['instagram_password']}@{self.address(server)}/{database}"
 
@@ -160,6 +168,8 @@ class Stack:
             "FACEBOOK_URL": f"http://{self.address('social')}/facebook",
             "FACEBOOK_LOGIN_URL": f"http://{self.address('social')}/facebook",
             **{name.upper(): self.secrets[name] for name in SECRETS if name.startswith(("twitter", "facebook"))},
+            "SENTRY_DSN": f"http://{self.sentry_key}@{self.address('bugsink')}/1",
+            "SENTRY_ENVIRONMENT": self.name,
             # Demo and tests sign up and log in all their people from one address, this machine's.
             "RATE_LIMITS": "sign_ups=1000000 logins=1000000 subscriptions=1000000",
             # A developer's callback may be on this machine; nothing else of ours may be one.

@@ -157,13 +157,12 @@ def install_packages(programs: dict[str, str] = PACKAGES) -> None:
         raise Failed(f"apt-get installed them, yet these are not found: {' '.join(missing)}")
 
 
-def prepare_venv() -> None:
-    """Makes .venv agree with requirements.txt and requirements-dev.txt; does nothing if it does already."""
-    files = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+def prepare_venv(venv: Path, *files: Path) -> None:
+    """Makes a virtual environment agree with these lists of requirements; does nothing if it does already."""
     # A virtual environment holds absolute paths and belongs to one Python: it survives neither's change.
     home = f"{ROOT} {sys.version_info[:2]} {os.path.realpath(sys.executable)}\n"
     wanted = home + hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    mark = VENV / "installed"
+    mark = venv / "installed"
     with open(LOCAL / "venv.lock", "w") as lock:
         # Two stacks may come up at once.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -172,11 +171,11 @@ def prepare_venv() -> None:
             return
         log = LOCAL / "pip.log"
         if not found.startswith(home):
-            with step("making .venv"):
-                logged([sys.executable, "-m", "venv", "--clear", str(VENV)], log, "The venv could not be made.")
-        with step("installing Python packages"):
+            with step(f"making {venv.name}"):
+                logged([sys.executable, "-m", "venv", "--clear", str(venv)], log, f"{venv} could not be made.")
+        with step(f"installing Python packages into {venv.name}"):
             pip = [
-                str(VENV / "bin/python"),
+                str(venv / "bin/python"),
                 "-m",
                 "pip",
                 "install",

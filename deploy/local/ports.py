@@ -48,6 +48,7 @@ DEV_PORTS = {
     "gunicorn_2": 8063,
     "gearmand_2": 8064,
     "haproxy_status": 8065,
+    "bugsink": 8066,
 }
 
 # A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or

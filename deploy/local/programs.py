@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.layout import (
+    BUGSINK_LOGIN,
+    BUGSINK_VENV,
     DEPLOY,
     POSTGRES_USER,
     ROOT,
@@ -74,6 +76,7 @@ def programs_of(stack: Stack) -> list[Program]:
         munin_node(stack),
         # The tests have their rounds of the master when they want to see what it does.
         *([] if stack.is_for_tests else [munin(stack)]),
+        bugsink(stack),
         *app(stack),
     ]
 
@@ -419,6 +422,26 @@ def munin(stack: Stack) -> Program:
     a_round = configured(stack, "munin/round.sh", "munin-round", SERVER_USER, data=data, conf=conf, pagerduty=pagerduty)
     each_5_minutes = 'while :; do sh "$0"; sleep $((300 - $(date +%s) % 300)); done'
     return Program("munin", ["sh", "-c", each_5_minutes, str(a_round)], user=SERVER_USER)
+
+
+def bugsink(stack: Stack) -> Program:
+    """What the Sentry SDK's DSN points to."""
+    values = {
+        "address": stack.address("bugsink"),
+        "data": stack.data("bugsink"),
+        "conf": stack.conf,
+        "secret_key": stack.secrets["bugsink_secret_key"],
+        "login": BUGSINK_LOGIN,
+        "password": stack.secrets["bugsink_password"],
+        "key": stack.sentry_key,
+    }
+    configured(stack, "bugsink/bugsink_conf.py", "bugsink_conf.py", None, **values)
+    file = configured(stack, "bugsink/gunicorn.conf.py", "bugsink.gunicorn.py", None, **values)
+    return Program(
+        "bugsink",
+        [str(BUGSINK_VENV / "bin/gunicorn"), f"--config={file}"],
+        is_up=answers(stack.ports["bugsink"], "GET /health/ready HTTP/1.0\r\n\r\n", "HTTP/1.0 200"),
+    )
 
 
 def app(stack: Stack) -> list[Program]:

@@ -18,6 +18,7 @@ import inspect
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from instagram.api.limits import Limit, Standing
 from shardmap import redis_client, replicas
 from shardmap.redis_client import Command
 from shardmap.shards import following_moves
+from workers import sentry
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,6 @@ Endpoint = Callable[..., Any]
 Success = Callable[[HttpRequest, Any, dict | None], HttpResponse]  # of `data` and `pagination`
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-OUR_FAULT = "an error of ours, which is in our log"
 # A server of ours is away; the same request may work in a moment.
 AWAY = (OperationalError, InterfaceError, *redis_client.Unavailable, BotoCoreError, ClientError)
 
@@ -84,7 +85,7 @@ def route(path: str, enveloped: bool = True, **endpoints: Endpoint | tuple[str, 
         return _respond(request, with_scopes, path_params, success)
 
     view.route = Route(path, with_scopes, enveloped)
-    return re_path(rf"^{pattern}(?:\.json)?/?$", view)
+    return re_path(rf"^{pattern}(?:\.json)?/?$", view, name=path)
 
 
 def raw(
@@ -120,7 +121,7 @@ def raw(
         return limits.tell(response, standing)
 
     wrapped.route = Route(path, {method: ("", view)}, enveloped=False, form=form)
-    return re_path(rf"^{path}/?$", wrapped)
+    return re_path(rf"^{path}/?$", wrapped, name=path)
 
 
 def not_found(request: HttpRequest, exception=None) -> HttpResponse:
@@ -131,8 +132,10 @@ def bad_request(request: HttpRequest, exception=None) -> HttpResponse:
     return envelope.error(request, 400, "APIInvalidParametersError", "the request cannot be read")
 
 
-def server_error(request: HttpRequest) -> HttpResponse:
-    return envelope.error(request, 500, "APIError", OUR_FAULT)
+def server_error(request: HttpRequest, user_id: int | None = None) -> HttpResponse:
+    """For the exception that is being handled."""
+    event_id = sentry.capture_request(request, sys.exception(), user_id)
+    return envelope.error(request, 500, "APIError", f"an error of ours, of which we were told as {event_id}")
 
 
 def method_not_allowed(request: HttpRequest, allowed: list[str]) -> HttpResponse:
@@ -149,7 +152,7 @@ def _respond(
     if method not in endpoints:
         return method_not_allowed(request, list(endpoints))
     scope, endpoint = endpoints[method]
-    standing = signer = None
+    standing = signer = user_id = None
     try:
         params = _params(request)
         arguments = {}
@@ -159,6 +162,7 @@ def _respond(
         else:
             limit = getattr(endpoint, "limited_as", scope if method == "POST" else "")
             caller, standing = _caller(request, params, endpoint, limit)
+            user_id = caller.user_id
             limits.require_passed(standing)
             signer = signatures.signer_of(request, params, caller.client_id)
             if scope not in caller.scopes:
@@ -171,7 +175,7 @@ def _respond(
         if method != "GET" and arguments:
             replicas.note_write_of(caller.user_id)
     except Exception as error:
-        return limits.tell(_response_to(request, error), standing)
+        return limits.tell(_response_to(request, error, user_id), standing)
     data, cursor = result if isinstance(result, tuple) else (result, None)
     pagination = None if cursor is None else _pagination(request, cursor, signer)
     return limits.tell(success(request, data, pagination), standing)
@@ -317,7 +321,7 @@ def _pagination(request: HttpRequest, cursor: dict[str, str], signer: Client | N
     return newer | {f"next_{name}": value for name, value in older.items()} | {"next_url": next_url}
 
 
-def _response_to(request: HttpRequest, error: Exception) -> HttpResponse:
+def _response_to(request: HttpRequest, error: Exception, user_id: int | None = None) -> HttpResponse:
     match error:
         case ServiceError():
             return envelope.error(request, error.code, error.error_type, str(error))
@@ -326,10 +330,11 @@ def _response_to(request: HttpRequest, error: Exception) -> HttpResponse:
             return envelope.error(request, 413, "APIInvalidParametersError", message)
         case _ if isinstance(error, AWAY):
             logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
-            message = "we cannot answer that right now; please try again in a moment"
+            event_id = sentry.capture_request(request, error, user_id)
+            message = f"we cannot answer that right now; please try again in a moment ({event_id})"
             response = envelope.error(request, 503, "APIError", message)
             response["Retry-After"] = "1"
             return response
         case _:
             logger.exception("%s %s", request.method, request.path)
-            return server_error(request)
+            return server_error(request, user_id)

@@ -21,7 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from accounts.errors import ServiceError
 from accounts.tokens import Caller
 from accounts.types import WRITTEN, Cursor
-from instagram.api.dispatch import OUR_FAULT, Endpoint, Route, method_not_allowed, model, parameters
+from instagram.api.dispatch import Endpoint, Route, method_not_allowed, model, parameters
 from instagram.api.words import MEANINGS, OVERVIEW
 
 RELATIONSHIPS = {"follows", "followed-by", "requested-by", "relationship"}
@@ -32,8 +32,12 @@ DISPATCHERS_ERRORS = (
     (404, "APINotFoundError", "There is no such path."),
     (405, "APIInvalidParametersError", "The path does not take this method; the header `Allow` names those it takes."),
     (413, "APIInvalidParametersError", "The body is larger than 1 MB."),
-    (500, "APIError", f"{OUR_FAULT.capitalize()}."),
-    (503, "APIError", "A server of ours is away; the same request may work in a moment."),
+    (
+        500,
+        "APIError",
+        "An error of ours, of which we have been told. The message has its ID, as has the header `X-Request-ID`.",
+    ),
+    (503, "APIError", "A server of ours is away; the same request may work in a moment. As with 500, there is an ID."),
 )
 LIMIT_HEADERS = {
     "X-Ratelimit-Limit": {"description": "How many requests an hour has", "schema": {"type": "integer"}},

@@ -29,6 +29,7 @@ import pycurl
 
 from notifications.pyapns.authorization import Authorization, Credentials
 from shardmap.metrics import Counter, labelled
+from workers import sentry
 
 logger = logging.getLogger(__name__)
 
@@ -210,8 +211,10 @@ class Sender(threading.Thread):
                 self._multi.perform()
                 if not self._finish_what_is_done():
                     self._wait()
-        except BaseException:
+        except BaseException as error:
             logger.exception("the sender for %s", self._credentials.topic)
+            sentry.capture(error)
+            sentry.flush()
             os._exit(1)  # a service that takes what it cannot send is worse than none, and a new one comes at once
         for one in (*self._in_flight.values(), *self._waiting, *(later for _, _, later in self._later)):
             one.batch.ended(one.token, error="the service is stopping")

@@ -24,6 +24,7 @@ from django.conf import settings
 
 from notifications.pyapns.apns import UNDELIVERED, Batch, Content, Full, Notification, Sender
 from notifications.pyapns.authorization import Authorization, Credentials
+from workers import sentry
 
 logger = logging.getLogger(__name__)
 
@@ -207,4 +208,5 @@ class Server(ThreadingMixIn, SimpleXMLRPCServer):
             raise
         except Exception as error:
             logger.exception("%s", method)
+            sentry.capture(error)
             raise Fault(INTERNAL, f"{type(error).__name__}: {error}") from None

@@ -27,7 +27,7 @@ STACK = layout.Stack(os.environ["STACK"])
 PROGRAMS = (
     *("postgres_a", "postgres_b", "pgbouncer", "redis_shardmap", "redis_feeds", "memcached_1", "memcached_2"),
     *("gearmand_1", "gearmand_2", "seaweedfs", "haproxy", "nginx_edge_1", "nginx_edge_2", "nginx_edge_3"),
-    *("nginx_cdn", "nginx_apns", "social", "gunicorn_1", "gunicorn_2", "pyapns", "worker", "relay"),
+    *("nginx_cdn", "nginx_apns", "social", "bugsink", "gunicorn_1", "gunicorn_2", "pyapns", "worker", "relay"),
     *("munin_node", "pagerduty"),
     *(() if STACK.is_for_tests else ("munin",)),
     *(REPLICAS if layout.WITH_REPLICAS else ()),

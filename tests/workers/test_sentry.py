@@ -6,7 +6,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from django.conf import settings
 
+from tests import bugsink
 from tests.support import eventually
 from tests.workers.pool import Run
 
@@ -58,6 +60,16 @@ def test_a_job_that_fails_is_seen_with_its_name_and_ids_and_without_texts(run, s
     assert error["stacktrace"]["frames"][-1]["function"] == "bad"
     assert SECRET in row.last_error
     assert SECRET not in envelope
+
+
+def test_the_stacks_bugsink_has_it_too(run):
+    run.pool("--processes", "1")
+    run.enqueue("bad", range(1), text=SECRET)
+    event = eventually(lambda: bugsink.event("job", f"{run.name}.bad"))
+    assert event["release"] == settings.RELEASE
+    assert event["tags"] == {"job": f"{run.name}.bad", "program": "worker"}
+    assert event["transaction"] == f"{run.name}.bad"
+    assert SECRET not in json.dumps(event)
 
 
 def test_what_a_process_has_captured_is_sent_before_it_ends(run, sentry):

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from notifications.pyapns.service import Server
+from workers import sentry
 
 # Seconds. What is not delivered by then is a job for later: a worker has others to do.
 WORKERS_WAIT = 5
@@ -32,6 +33,7 @@ class Command(BaseCommand):
     help = __doc__
 
     def handle(self, *args, **options) -> None:
+        sentry.start("pyapns")
         with Server(loopback_of(settings.PYAPNS_URL)) as server:
             if settings.APNS_KEY_FILE:
                 key = {
