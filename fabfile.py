@@ -2,6 +2,7 @@
 
 from fabric.main import program
 
+from deploy.backups import backup, backups, remove_copies, restore
 from deploy.databases import failover, rejoin, sync
 from deploy.releases import deploy, rollback, status, unlock
 from deploy.rotation import maintenance
@@ -9,4 +10,18 @@ from deploy.running import TheRestIsACommand, run
 
 program.executor_class = TheRestIsACommand
 
-__all__ = ["deploy", "failover", "maintenance", "rejoin", "rollback", "run", "status", "sync", "unlock"]
+__all__ = [
+    "backup",
+    "backups",
+    "deploy",
+    "failover",
+    "maintenance",
+    "rejoin",
+    "remove_copies",
+    "restore",
+    "rollback",
+    "run",
+    "status",
+    "sync",
+    "unlock",
+]

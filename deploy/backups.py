@@ -1,76 +1,76 @@
-"""Backups of each Postgres in S3, made by pgBackRest, and getting them back (docs/backups.md)."""
+"""`fab backup`, `fab backups`, `fab restore`: Postgres in S3 by pgBackRest, and getting it back (docs/backups.md).
 
-import json
-import os
-import shlex
-import subprocess
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
-from deploy.local.data import as_user
-from deploy.local.layout import POSTGRES_USER, Failed, Stack
-from deploy.local.machine import postgres_bin
-from deploy.local.ports import HOST
-
-FULL_EVERY = timedelta(days=7)
-KINDS = ("full", "diff", "incr")
-
-# A full backup, or restoring one, of a server of a terabyte.
-PATIENCE = 12 * 3600
-
-# A copy is a second primary with the first one's identity. It must neither write to its archive nor take the changes of
-# a shard on the move away from its subscription. Nobody may read it before it is at the time that was asked for. And it
-# has no replica to wait for.
-ONLY_A_COPY = {
-    "archive_mode": "off",
-    "max_logical_replication_workers": "0",
-    "hot_standby": "off",
-    "synchronous_standby_names": "",
-}
-
-# It answers as soon as recovery has ended, or else it ends. ($0: Postgres' programs, then directory, host, port.)
-AS_SOON_AS_IT_ANSWERS = """
-    until "$0/pg_isready" -q -h "$2" -p "$3"; do "$0/pg_ctl" status -D "$1" >/dev/null || exit 1; sleep 0.2; done
+The work is done on each Postgres' own host, by what is there. This says what and where, and shows how it went.
 """
 
-# (command, seconds it may take) → what it says. Raises Failed.
+import json
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fabric import task
+from invoke import Context, Exit
+
+from deploy import hosts, redis_snapshots
+from deploy.hosts import CommandFailed, Host
+from deploy.local.data import as_user
+from deploy.local.layout import POSTGRES_USER, Failed, Stack
+from deploy.local.machine import PATH
+
+FULL_EVERY = timedelta(days=7)
+PATIENCE = 12 * 3600  # seconds, for a terabyte
+RESTORE_COPY = Path(__file__).parent / "pgbackrest/restore_copy.sh"
+
+IS_PRIMARY = '"$POSTGRES_BIN/psql" -XAtc "SELECT NOT pg_is_in_recovery()"'
+REMOVE_COPY = """
+    if [ -e "$COPY/postmaster.pid" ]; then "$POSTGRES_BIN/pg_ctl" stop -m immediate -D "$COPY" >/dev/null; fi
+    rm -rf "$COPY" "$COPY.log"
+"""
+WHERE_COPY = 'echo "psql -h $PGHOST -p $COPY_PORT -U $PGUSER, in $COPY"'
+
+# (command, seconds that it may take) → what it says. Raises Failed.
 Run = Callable[[list[str], float], str]
 
 
 @dataclass(frozen=True)
 class Server:
-    """A Postgres, and how a command is run on its host as the user `postgres`."""
+    """A Postgres, and how a command is run on its host as the user postgres."""
 
-    stanza: str  # pgBackRest's name for the server and its replica: a, b, …
-    host: str
-    port: int
-    configuration: str  # where these are: postgresql.conf, …
-    hba: str
-    pgbackrest_conf: str
-    pgpass: str
-    bin: str  # where Postgres' programs are
+    name: str
+    environment: str  # a file there: deploy/pgbackrest/env
     run: Run
 
+    def sh(self, script: str, *arguments: str, seconds: float = PATIENCE) -> str:
+        """What a shell script there says. Raises Failed."""
+        try:
+            return self.run(["sh", "-c", f'set -eau\n. "$0"\n{script}', self.environment, *arguments], seconds)
+        except Failed as failure:
+            raise Failed(f"{self.name}: {failure}") from None
+
     def pgbackrest(self, command: str, *options: str) -> str:
-        login = [f"PGHOST={self.host}", f"PGPASSFILE={self.pgpass}"]
-        pgbackrest = ["pgbackrest", f"--config={self.pgbackrest_conf}", f"--stanza={self.stanza}"]
-        return self.run(["env", *login, *pgbackrest, *options, command], PATIENCE)
+        return self.sh('pgbackrest "$@"', *options, command)
+
+    def is_primary(self) -> bool:
+        return self.sh(IS_PRIMARY, seconds=10).strip() == "t"
 
 
 @dataclass(frozen=True)
 class Backup:
     """A base backup. From its end on, any moment can be restored, as long as the WAL since then is in the archive."""
 
-    server: str
     label: str
-    kind: str
+    kind: str  # full, diff or incr
     begun: datetime
     ended: datetime
     bytes: int  # of the database
-    stored_bytes: int  # in S3, by this backup alone
+    stored_bytes: int  # in S3, of this backup alone
 
 
 def backups_of(server: Server) -> list[Backup]:
@@ -78,7 +78,6 @@ def backups_of(server: Server) -> list[Backup]:
     (stanza,) = json.loads(server.pgbackrest("info", "--output=json"))
     return [
         Backup(
-            server.stanza,
             found["label"],
             found["type"],
             datetime.fromtimestamp(found["timestamp"]["start"], UTC),
@@ -90,8 +89,8 @@ def backups_of(server: Server) -> list[Backup]:
     ]
 
 
-def back_up(server: Server, kind: str | None = None) -> Backup:
-    """Makes a base backup: of the kind, or a full one once a week and otherwise what has changed since that."""
+def back_up(server: Server, kind: str = "") -> Backup:
+    """Makes a base backup: of the kind, or a full one each week and otherwise what has changed since that."""
     server.pgbackrest("backup", f"--type={kind or kind_due(backups_of(server), datetime.now(UTC))}")
     return backups_of(server)[-1]
 
@@ -101,87 +100,159 @@ def kind_due(backups: Iterable[Backup], now: datetime) -> str:
     return "diff" if fulls and now - max(fulls) < FULL_EVERY else "full"
 
 
-def restore_copy(server: Server, to: datetime, directory: str, port: int) -> None:
-    """Makes a copy of the server as it was at a time, in an empty directory, and starts it on the port.
+def restore_copy(server: Server, to: datetime | None) -> None:
+    """Starts a copy of the server beside it, on its host: as it was at a time, or else with all that its archive has.
 
     Raises Failed when there is no backup from before that time, or not all WAL until then.
     """
-    check_time(server, to)
-    server.run(["mkdir", "-p", "-m", "700", directory], 10)
-    target = to.astimezone(UTC).isoformat(" ", "microseconds")
-    server.pgbackrest(
-        "restore", f"--pg1-path={directory}", "--type=time", f"--target={target}", "--target-action=promote"
-    )
-    settings = {"port": str(port), "cluster_name": f"copy_of_{server.stanza}", **ONLY_A_COPY}
-    options = [f"--config-file={server.configuration}", f"--hba-file={server.hba}"]
-    options += [f"--{name}={value}" for name, value in settings.items()]
-    pg_ctl = f"{server.bin}/pg_ctl"
-    try:
-        server.run([pg_ctl, "start", "-D", directory, "-l", log_of(directory), "-o", shlex.join(options)], 600)
-        server.run(["sh", "-c", AS_SOON_AS_IT_ANSWERS, server.bin, directory, server.host, str(port)], PATIENCE)
-    except Failed:
-        log = server.run(["tail", "-n", "8", log_of(directory)], 10)
-        raise Failed(f"The copy of {server.stanza} does not come up. The end of {log_of(directory)}:\n{log}") from None
-
-
-def check_time(server: Server, to: datetime) -> None:
-    if to > datetime.now(UTC):
-        raise Failed(f"{to} is not yet.")
-    backups = backups_of(server)
-    if not any(backup.ended <= to for backup in backups):
+    backups, now = backups_of(server), datetime.now(UTC)
+    if to and to > now:
+        raise Failed(f"{to} is not yet: it is {now}.")
+    if not any(backup.ended <= (to or now) for backup in backups):
         oldest = f"the oldest one ended at {backups[0].ended}" if backups else "there is none at all"
-        raise Failed(f"Of {server.stanza} there is no backup from before {to}: {oldest}.")
+        raise Failed(f"{server.name} has no backup from before {to or now}: {oldest}.")
+    until = to.astimezone(UTC).isoformat(" ", "microseconds") if to else ""
+    options = ["--type=time", f"--target={until}", "--target-action=promote"] if to else []
+    server.sh(RESTORE_COPY.read_text(), *options)
 
 
-def remove_copy(server: Server, directory: str) -> None:
-    """Stops a copy and removes its directory."""
-    pid = f"{shlex.quote(directory)}/postmaster.pid"
-    stop = shlex.join([f"{server.bin}/pg_ctl", "stop", "-m", "immediate", "-D", directory])
-    server.run(["sh", "-c", f"if [ -e {pid} ]; then {stop}; fi"], 60)
-    server.run(["rm", "-rf", directory, log_of(directory)], 600)
-
-
-def log_of(directory: str) -> str:
-    return f"{directory}.log"
+def remove_copy(server: Server) -> None:
+    """Stops a copy, and removes all of it."""
+    server.sh(REMOVE_COPY)
 
 
 def at_once(do: Callable[[Server], Any], servers: list[Server]) -> list:
-    """Does it for all servers at the same time. Raises the first Failed when all have ended."""
+    """What it returns for each of the servers, done for all at the same time. Raises Failed when all have ended."""
     with ThreadPoolExecutor(len(servers)) as pool:
-        return list(pool.map(do, servers))
+        futures = [pool.submit(do, server) for server in servers]
+    if failures := [str(error) for future in futures if isinstance(error := future.exception(), Failed)]:
+        raise Failed("\n".join(failures))
+    return [future.result() for future in futures]
 
 
-# The local stack
+# The tasks. STACK is the name of a local stack: everything is on this machine then, and without SSH.
+
+STACK = {"stack": "the local stack of that name, instead of the inventory's hosts"}
+SERVER = {"server": "this one alone; all that are primaries without it"}
+
+
+@task(help=STACK | SERVER | {"kind": "full, diff or incr; without it a full one each week, and diff otherwise"})
+def backup(context: Context, kind: str = "", server: str = "", stack: str = "", inventory: str = "") -> None:
+    """Makes a base backup of each Postgres, and a snapshot of the photo map."""
+    with exits():
+        servers = chosen(context, server, stack, inventory)
+        for one, made in zip(servers, at_once(partial(back_up, kind=kind), servers), strict=True):
+            print(row(one.name, made))
+        print(snapshots(context, stack, inventory, "take"))
+
+
+@task(help=STACK | SERVER)
+def backups(context: Context, server: str = "", stack: str = "", inventory: str = "") -> None:
+    """Lists what there is to restore: base backups of each Postgres, snapshots of the map."""
+    with exits():
+        servers = chosen(context, server, stack, inventory)
+        for one, found in zip(servers, at_once(backups_of, servers), strict=True):
+            for made in found:
+                print(row(one.name, made))
+        print(snapshots(context, stack, inventory, "list"))
+
+
+@task(help=STACK | SERVER | {"to": "the time, in UTC: 2026-11-22 02:40:00; without it, all that there is"})
+def restore(context: Context, to: str = "", server: str = "", stack: str = "", inventory: str = "") -> None:
+    """Starts a copy of each Postgres as it was at a time, beside the one that runs, which is not touched."""
+    with exits():
+        servers = chosen(context, server, stack, inventory)
+        at_once(partial(restore_copy, to=moment(to) if to else None), servers)
+        for one in servers:
+            print(f"{one.name}, on its host: {one.sh(WHERE_COPY).strip()}")
+
+
+@task(help=STACK | SERVER)
+def remove_copies(context: Context, server: str = "", stack: str = "", inventory: str = "") -> None:
+    """Stops and removes what `fab restore` has made."""
+    with exits():
+        at_once(remove_copy, chosen(context, server, stack, inventory))
+
+
+def moment(text: str) -> datetime:
+    """Raises Failed."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise Failed(f"{text} is no time. Write it as 2026-11-22 02:40:00, in UTC.") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def row(server: str, made: Backup) -> str:
+    took = (made.ended - made.begun).total_seconds()
+    size = f"{made.bytes / 1e6:9.1f} MB {made.stored_bytes / 1e6:9.1f} MB in S3"
+    return f"{server:14}{made.kind:6}{made.ended:%Y-%m-%d %H:%M:%S} UTC {took:7.0f} s {size}  {made.label}"
+
+
+def chosen(context: Context, server: str, stack: str, inventory: str) -> list[Server]:
+    """The server of that name; without a name, all that take writes."""
+    known = local_servers(stack_of(stack)) if stack else remote_servers(context, inventory)
+    servers = [one for one in known if one.name == server] if server else [one for one in known if one.is_primary()]
+    if not servers:
+        raise Failed(f"No Postgres is {server or 'a primary'}. There are: {', '.join(one.name for one in known)}")
+    return servers
+
+
+def snapshots(context: Context, stack: str, inventory: str, action: str) -> str:
+    """What deploy/redis_snapshots.py says to that, where it can reach Redis and S3."""
+    if stack:
+        local = stack_of(stack)
+        return redis_snapshots.say(action, local.environment() | local.backup_environment())
+    (host,) = hosts.load(context, inventory).of("map_snapshots")
+    return host.run(f"{host.roles['map_snapshots']['command']} {action}", PATIENCE)
+
+
+@contextmanager
+def exits() -> Iterator[None]:
+    """Ends the task with a sentence rather than a traceback."""
+    try:
+        yield
+    except (Failed, CommandFailed) as failure:
+        raise Exit(str(failure)) from None
+
+
+def remote_servers(context: Context, inventory: str) -> list[Server]:
+    """The inventory's hosts with the role postgres."""
+
+    def server(host: Host) -> Server:
+        role = host.roles["postgres"]
+
+        def run(command: list[str], seconds: float) -> str:
+            try:
+                return host.run(f"sudo -nu postgres {shlex.join(command)}", seconds, directory="/")
+            except CommandFailed as error:
+                raise Failed(str(error)) from None
+
+        return Server(host.name, role["backups"], run)
+
+    return [server(host) for host in hosts.load(context, inventory).of("postgres")]
+
+
+def stack_of(name: str) -> Stack:
+    stack = Stack(name)
+    stack.load_secrets()
+    return stack
 
 
 def local_servers(stack: Stack) -> list[Server]:
-    return [local_server(stack, stack.primary_of(f"postgres_{stanza}"), stanza) for stanza in ("a", "b")]
-
-
-def local_server(stack: Stack, program: str, stanza: str) -> Server:
-    return Server(
-        stanza,
-        HOST,
-        stack.ports[program],
-        str(stack.conf / f"{program}.conf"),
-        str(stack.conf / f"{program}.hba.conf"),
-        str(stack.conf / f"pgbackrest_{program}.conf"),
-        str(stack.conf / "pgbackrest.pgpass"),
-        str(postgres_bin()),
-        run_here,
-    )
+    """The Postgres servers of a local stack."""
+    names = [stack.primary_of(f"postgres_{stanza}") for stanza in ("a", "b")]
+    return [Server(name, str(stack.conf / f"{name}.env"), run_here) for name in names]
 
 
 def run_here(command: list[str], seconds: float) -> str:
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        cwd="/",
-        env={"PATH": os.environ["PATH"]},
-        **as_user(POSTGRES_USER),
-    )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=seconds, cwd="/", env={"PATH": PATH},
+            **as_user(POSTGRES_USER),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise Failed(str(error)) from None
     if done.returncode:
         raise Failed(done.stderr.strip() or f"{shlex.join(command)} ended with {done.returncode}.")
     return done.stdout

@@ -27,9 +27,8 @@ from deploy.local.data import as_user  # noqa: E402
 from deploy.local.demo import Api  # noqa: E402
 from deploy.local.layout import SERVER_USER, Failed, Stack, make_dir  # noqa: E402
 from deploy.local.machine import step, which  # noqa: E402
-from deploy.local.ports import HOST  # noqa: E402
+from deploy.local.ports import COPIES_AT, HOST  # noqa: E402
 
-COPIES_AT = 60  # a copy listens on a port so much higher than its original's
 PEOPLE = 4  # who write something, in the directory and in shards of both servers
 PATIENCE = 60  # seconds for what was written to be settled, and for a Redis to start
 
@@ -52,7 +51,7 @@ def drill(stack: Stack) -> None:
     with step("base backups of the Postgres servers"):
         backups = at_once(back_up, local_servers(stack))
     for backup in backups:
-        print(f"    {backup.server}: {backup.kind}, {megabytes(backup.bytes)}, in S3 {megabytes(backup.stored_bytes)}")
+        print(f"    {backup.kind}: {megabytes(backup.bytes)}, in S3 {megabytes(backup.stored_bytes)}")
     write(stack, "after the backup")
     with step("what is there now"):
         moment, contents = settled(stack)
@@ -93,18 +92,18 @@ def settled(stack: Stack) -> tuple[datetime, Contents]:
     raise Failed(f"Somebody writes all the time: for {PATIENCE} s no two looks at the tables found the same.")
 
 
-def read(stack: Stack, ports: int = 0) -> Contents:
+def read(stack: Stack, higher: int = 0) -> Contents:
     """Rows and checksum of each table of the Postgres servers, or of the copies that listen so much higher."""
     found: Contents = {}
     for server in local_servers(stack):
         connect = partial(
-            psycopg2.connect, host=HOST, port=server.port + ports, user="postgres", connect_timeout=5,
+            psycopg2.connect, host=HOST, port=stack.ports[server.name] + higher, user="postgres", connect_timeout=5,
             password=stack.secrets["postgres_password"],
         )  # fmt: skip
         for (database,) in query(connect, "postgres", [DATABASES])[0]:
             tables = [table for (table,) in query(connect, database, [TABLES])[0]]
             for table, rows in zip(tables, query(connect, database, map(CHECKSUM.format, tables)), strict=True):
-                found[server.stanza, database, table] = rows[0]
+                found[server.name, database, table] = rows[0]
     return found
 
 
@@ -121,25 +120,25 @@ def query(connect: Callable, database: str, statements) -> list[list[tuple]]:
 
 def drill_postgres(stack: Stack, moment: datetime, contents: Contents) -> None:
     servers = local_servers(stack)
-
-    def copy_of(server) -> str:
-        return str(stack.data("pgbackrest") / f"copy_{server.stanza}")
-
     with step("sending the last WAL"):
         at_once(lambda server: server.pgbackrest("check"), servers)
     try:
         with step(f"restoring Postgres as of {moment}"):
-            at_once(lambda server: restore_copy(server, moment, copy_of(server), server.port + COPIES_AT), servers)
+            at_once(lambda server: restore_copy(server, moment), servers)
         with step("comparing all tables"):
-            restored = read(stack, COPIES_AT)
-            if differing := [key for key in contents | restored if contents.get(key) != restored.get(key)]:
-                lines = [f"{' '.join(key)}: {contents.get(key)} became {restored.get(key)}" for key in differing[:20]]
-                raise Failed("Rows and checksums differ:\n" + "\n".join(lines))
+            compare(contents, read(stack, COPIES_AT))
             if contents == read(stack):
                 raise Failed("Nothing was written after that moment: to restore it shows nothing.")
         print(f"    {len(contents)} tables, {sum(rows for rows, _ in contents.values())} rows")
     finally:
-        at_once(lambda server: remove_copy(server, copy_of(server)), servers)
+        at_once(remove_copy, servers)
+
+
+def compare(noted: Contents, restored: Contents) -> None:
+    """Raises Failed when they are not the same."""
+    if differing := [key for key in noted | restored if noted.get(key) != restored.get(key)]:
+        lines = [f"{' '.join(key)}: {noted.get(key)} became {restored.get(key)}" for key in differing[:20]]
+        raise Failed("Tables differ in rows or checksum:\n" + "\n".join(lines))
 
 
 def drill_map(stack: Stack) -> None:
@@ -147,15 +146,20 @@ def drill_map(stack: Stack) -> None:
     bucket = redis_snapshots.Bucket(stack.backup_environment())
     with step("a snapshot of the map"):
         before = entries(stack, port)
-        snapshot = redis_snapshots.take(stack.environment()["REDIS_SHARDMAP_URL"], bucket)
+        (snapshot,) = redis_snapshots.take(stack.environment()["REDIS_SHARDMAP_URL"], bucket)
         after = entries(stack, port)
     with step("restoring it"), copy_of_map(stack, snapshot, bucket) as copy:
         restored = entries(stack, copy)
-    lost = [entry for entry in before.items() & after.items() if entry not in restored.items()]
+    compare_maps(before, restored, after)
+    print(f"    {len(restored)} entries, {megabytes(snapshot.bytes)}")
+
+
+def compare_maps(before: Entries, restored: Entries, after: Entries) -> None:
+    """Raises Failed when what was restored lacks an entry that was there all the time, or has one that never was."""
+    lost = (before.items() & after.items()) - restored.items()
     strange = restored.items() - before.items() - after.items()
     if lost or strange:
         raise Failed(f"Of the map's {len(before)} entries, {len(lost)} were lost; {len(strange)} were never there.")
-    print(f"    {len(restored)} entries, {megabytes(snapshot.bytes)}")
 
 
 @contextmanager
@@ -164,7 +168,7 @@ def copy_of_map(stack: Stack, snapshot: redis_snapshots.Snapshot, bucket: redis_
     port = stack.ports["redis_shardmap"] + COPIES_AT
     with TemporaryDirectory(dir=stack.dir) as directory:
         make_dir(Path(directory), SERVER_USER)
-        redis_snapshots.fetch(snapshot, bucket, Path(directory) / "map.rdb")
+        redis_snapshots.fetch(snapshot.key, bucket, Path(directory) / "map.rdb")
         (Path(directory) / "map.rdb").chmod(0o644)
         command = [which("redis-server"), str(stack.conf / "redis_shardmap.conf"), "--port", str(port)]
         command += ["--dir", directory, "--dbfilename", "map.rdb", "--appendonly", "no"]

@@ -1,25 +1,33 @@
 """Snapshots of the photo→user map's Redis in S3, and getting them back (docs/backups.md).
 
+python -m deploy.redis_snapshots take                 makes one
+python -m deploy.redis_snapshots list                 says which there are
+python -m deploy.redis_snapshots fetch KEY map.rdb    gets one of these, for a Redis to start from
+
+Settings: REDIS_SHARDMAP_URL, S3_ENDPOINT, BACKUPS_BUCKET, BACKUPS_ACCESS_KEY, BACKUPS_SECRET_KEY; see ENV_FILES in
+instagram/settings.py.
+
 The map can be rebuilt from Postgres; of 300 million photos that takes hours in which each lookup costs a query, and
 loading a snapshot minutes. Feeds, activity and sessions are not kept: they come back by themselves.
 """
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 
 from deploy.local.layout import Failed
+from shardmap.redis_client import nodes, redis_client
 
 FOLDER = "redis/shardmap/"
-NAME = "%Y-%m-%dT%H-%M-%SZ.rdb"
+TIME = "%Y-%m-%dT%H-%M-%SZ"
 KEPT = timedelta(days=28)  # as Postgres' backups
 PATIENCE = 3600  # seconds, for 4 GB
 
@@ -55,30 +63,41 @@ class Bucket:
 
 
 def made_at(key: str) -> datetime:
-    return datetime.strptime(key.removeprefix(FOLDER), NAME).replace(tzinfo=UTC)
+    return datetime.strptime(Path(key).name[: len("2026-11-22T03-00-00Z")], TIME).replace(tzinfo=UTC)
 
 
-def take(redis_url: str, bucket: Bucket) -> Snapshot:
-    """Has Redis write a snapshot, which it does in a process of its own, and puts it into the bucket.
+def take(redis_url: str, bucket: Bucket) -> list[Snapshot]:
+    """Has each Redis that has entries write a snapshot, in a process of its own, and keeps it in the bucket.
 
-    One that cannot be read is not kept; old ones go when a new one is there.
+    One that cannot be read is not kept; old ones go when there are new ones.
     """
-    redis, now = urlsplit(redis_url), datetime.now(UTC)
-    key = FOLDER + now.strftime(NAME)
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "map.rdb"
-        run(["redis-cli", "-h", redis.hostname, "-p", str(redis.port), "--rdb", str(file)], redis.password)
-        run(["redis-check-rdb", str(file)])
-        bucket.s3.upload_file(str(file), bucket.name, key)
+    now = datetime.now(UTC)
+    for node in nodes(redis_client(redis_url)).values():
+        server = node.connection_pool.get_connection()  # which knows who is the master now, if there are sentinels
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "map.rdb"
+            run(["redis-cli", "-h", server.host, "-p", str(server.port), "--rdb", str(file)], server.password)
+            run(["redis-check-rdb", str(file)])
+            key = f"{FOLDER}{now.strftime(TIME)}-{server.host}-{server.port}.rdb"
+            bucket.s3.upload_file(str(file), bucket.name, key)
     for old in bucket.snapshots():
         if now - old.made > KEPT:
             bucket.s3.delete_object(Bucket=bucket.name, Key=old.key)
-    return bucket.snapshots()[-1]
+    return [snapshot for snapshot in bucket.snapshots() if snapshot.made == now.replace(microsecond=0)]
 
 
-def fetch(snapshot: Snapshot, bucket: Bucket, file: Path) -> None:
+def fetch(key: str, bucket: Bucket, file: Path) -> None:
     """Puts a snapshot where a Redis can start from it."""
-    bucket.s3.download_file(bucket.name, snapshot.key, str(file))
+    bucket.s3.download_file(bucket.name, key, str(file))
+
+
+def say(action: str, environment: Mapping[str, str]) -> str:
+    """Takes a snapshot, or lists those that there are; says which."""
+    bucket = Bucket(environment)
+    found = take(environment["REDIS_SHARDMAP_URL"], bucket) if action == "take" else bucket.snapshots()
+    return "\n".join(
+        f"map           {one.made:%Y-%m-%d %H:%M:%S} UTC {one.bytes / 1e6:.1f} MB  {one.key}" for one in found
+    )
 
 
 def run(command: list[str], password: str | None = None) -> None:
@@ -86,3 +105,16 @@ def run(command: list[str], password: str | None = None) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     if done.returncode:
         raise Failed(f"{command[0]}: {(done.stderr + done.stdout).strip()[-500:]}")
+
+
+if __name__ == "__main__":
+    from instagram.settings import env  # of the files that ENV_FILES names
+
+    action, *what = sys.argv[1:]
+    try:
+        if action == "fetch":
+            fetch(what[0], Bucket(env), Path(what[1]))
+        else:
+            print(say(action, env))
+    except Failed as failure:
+        sys.exit(str(failure))

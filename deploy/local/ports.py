@@ -51,6 +51,9 @@ DEV_PORTS = {
     "bugsink": 8066,
 }
 
+# A copy that is restored from a backup listens on a port so much higher than its original's.
+COPIES_AT = 100
+
 # A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or
 # empty whole servers have a stack of their own too, and so has each process of `make test`.
 OFFSETS = {"dev": 0, "test": 200, "bench": 400, "test_2": 600, "test_3": 800, "test_4": 1000}

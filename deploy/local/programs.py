@@ -30,7 +30,7 @@ from deploy.local.layout import (
     write,
 )
 from deploy.local.machine import postgres_bin, which
-from deploy.local.ports import HOST
+from deploy.local.ports import COPIES_AT, HOST
 from deploy.upstreams import server_lines
 
 # pgbouncer's databases, and the server of each. `bench` is there while `manage.py bench shards` runs.
@@ -122,12 +122,12 @@ def postgres(stack: Stack, name: str, primary: str | None = None) -> Program:
 
 
 def pgbackrest(stack: Stack, server: str, stanza: str) -> Path:
-    """How a Postgres is backed up. A primary and its replica have one stanza: whichever is the primary, feeds it."""
-    run = stack.data("pgbackrest")
+    """How a Postgres is backed up. It and its replica have one stanza, which whoever is the primary feeds."""
+    run, pgpass = stack.data("pgbackrest"), stack.conf / "pgbackrest.pgpass"
     make_dir(run, POSTGRES_USER, 0o700)
-    write(stack.conf / "pgbackrest.pgpass", f"*:*:*:postgres:{stack.secrets['postgres_password']}\n", POSTGRES_USER)
+    write(pgpass, f"*:*:*:postgres:{stack.secrets['postgres_password']}\n", POSTGRES_USER)
     certificate(stack, "s3", POSTGRES_USER)
-    return configured(
+    file = configured(
         stack,
         "pgbackrest/pgbackrest.conf",
         f"pgbackrest_{server}.conf",
@@ -146,6 +146,22 @@ def pgbackrest(stack: Stack, server: str, stanza: str) -> Path:
         data=stack.data(server),
         port=stack.ports[server],
     )
+    configured(
+        stack,
+        "pgbackrest/env",
+        f"{server}.env",
+        POSTGRES_USER,
+        pgbackrest_conf=file,
+        stanza=stanza,
+        port=stack.ports[server],
+        pgpass=pgpass,
+        postgres_bin=postgres_bin(),
+        postgres_conf=stack.conf / f"{server}.conf",
+        postgres_hba=stack.conf / f"{server}.hba.conf",
+        copy=run / f"copy_of_{server}",
+        copy_port=stack.ports[server] + COPIES_AT,
+    )
+    return file
 
 
 def certificate(stack: Stack, server: str, owner: str | None) -> None:

@@ -1,0 +1,173 @@
+"""Backups, and what becomes of them when something is not as it should be (docs/backups.md)."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from deploy.backups import (
+    Backup,
+    Server,
+    at_once,
+    back_up,
+    backups_of,
+    kind_due,
+    local_servers,
+    moment,
+    restore_copy,
+    run_here,
+    stack_of,
+)
+from deploy.drill import compare, compare_maps
+from deploy.local.layout import ROOT, Failed
+from deploy.local.ports import COPIES_AT
+from tests.support import ctl, eventually, get
+
+STACK = os.environ["STACK"]
+NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drilled() -> str:
+    """What a drill said, which all went well. It leaves backups behind."""
+    drill = [sys.executable, ROOT / "deploy/drill.py", STACK]
+    done = subprocess.run(drill, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def servers() -> list[Server]:
+    return local_servers(stack_of(STACK))
+
+
+def fab(*arguments: str) -> subprocess.CompletedProcess:
+    command = [Path(sys.executable).with_name("fab"), *arguments, "--stack", STACK]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def a_backup(kind: str, days_ago: float) -> Backup:
+    ended = NOW - timedelta(days=days_ago)
+    return Backup("label", kind, ended - timedelta(minutes=1), ended, bytes=1, stored_bytes=1)
+
+
+# The drill
+
+
+def test_all_that_was_restored_is_as_it_was_and_nothing_of_it_is_left(drilled, servers):
+    assert "Everything that was restored is as it was." in drilled
+    assert [server.sh('ls -d "$COPY"* || true').strip() for server in servers] == ["", ""]
+    assert get("/readyz").status_code == 200
+
+
+def test_the_drill_finds_what_differs():
+    table, other = ("postgres_a", "shards_a", "shard0000.photos_photo"), ("postgres_b", "shards_b", "workers_outbox")
+    compare({table: (3, 17)}, {table: (3, 17)})
+    for restored in ({table: (2, 17)}, {table: (3, 18)}, {}, {table: (3, 17), other: (0, 0)}):
+        with pytest.raises(Failed, match=r"shard0000.photos_photo|workers_outbox"):
+            compare({table: (3, 17)}, restored)
+
+
+def test_the_drill_lets_the_map_change_while_it_is_taken_but_nothing_be_lost():
+    old, new, strange = {(b"hash", b"1"): b"5"}, {(b"hash", b"2"): b"6"}, {(b"hash", b"3"): b"7"}
+    compare_maps(old, old, old | new)
+    compare_maps(old, old | new, old | new)
+    for restored in ({}, new, old | strange, {(b"hash", b"1"): b"6"}):
+        with pytest.raises(Failed, match="entries"):
+            compare_maps(old, restored, old | new)
+
+
+# Backups
+
+
+@pytest.mark.parametrize(
+    ("backups", "kind"),
+    [
+        ([], "full"),
+        ([a_backup("full", 6.9)], "diff"),
+        ([a_backup("full", 7.1)], "full"),
+        ([a_backup("full", 7.1), a_backup("diff", 1)], "full"),
+        ([a_backup("full", 9), a_backup("full", 2), a_backup("diff", 1)], "diff"),
+    ],
+)
+def test_a_full_backup_is_due_each_week(backups, kind):
+    assert kind_due(backups, NOW) == kind
+
+
+def test_fab_makes_and_lists_backups():
+    made = fab("backup")
+    assert made.returncode == 0, made.stderr
+    listed = fab("backups").stdout.splitlines()
+    for line in made.stdout.splitlines():
+        assert line in listed
+    assert [line.split()[0] for line in made.stdout.splitlines()] == ["postgres_a", "postgres_b", "map"]
+
+
+def test_a_second_backup_at_the_same_time_is_refused(servers):
+    with pytest.raises(Failed, match="is another pgBackRest process running"):
+        at_once(partial(back_up, kind="diff"), [servers[0], servers[0]])
+
+
+def test_what_is_in_s3_cannot_be_read_without_the_passphrase(servers, tmp_path):
+    without = Server("a", str(with_setting(servers[0], tmp_path, "REPO1_CIPHER_PASS", "another")), run_here)
+    with pytest.raises(Failed, match=r"unable to load info file"):
+        without.pgbackrest("backup")
+
+
+def test_without_s3_a_backup_ends_with_an_error_and_harms_nothing(servers, tmp_path, stopped):
+    impatient = Server("a", str(with_setting(servers[0], tmp_path, "IO_TIMEOUT", "0.2")), run_here)
+    before = backups_of(servers[0])
+    stopped("seaweedfs")
+    with pytest.raises(Failed, match="unable to connect"):
+        back_up(impatient)
+    assert servers[0].is_primary()
+    ctl("start", "seaweedfs")
+    assert eventually(lambda: backups_of(servers[0]), 30) == before
+    servers[0].pgbackrest("check")  # a WAL segment arrives, and so do those before it
+
+
+def with_setting(server: Server, directory: Path, name: str, value: str) -> Path:
+    """The server's environment with another setting of pgBackRest."""
+    file = directory / "env"
+    file.write_text(Path(server.environment).read_text() + f"PGBACKREST_{name}={value}\n")
+    file.chmod(0o644)
+    for parent in [directory, *directory.parents][:3]:
+        parent.chmod(0o755)
+    return file
+
+
+# Restoring
+
+
+def test_there_is_no_way_back_to_before_the_first_backup(servers):
+    first = backups_of(servers[0])[0].ended
+    with pytest.raises(Failed, match=f"no backup from before .*: the oldest one ended at {first:%Y-%m-%d}"):
+        restore_copy(servers[0], first - timedelta(seconds=1))
+    assert servers[0].sh('ls -d "$COPY"* || true').strip() == ""
+
+
+def test_no_time_to_come_can_be_restored(servers):
+    with pytest.raises(Failed, match="is not yet"):
+        restore_copy(servers[0], datetime.now(UTC) + timedelta(minutes=1))
+
+
+def test_a_time_is_in_utc_unless_it_says_otherwise():
+    assert moment("2026-11-22 03:00") == moment("2026-11-22 04:00+01:00") == NOW
+    with pytest.raises(Failed, match="yesterday is no time"):
+        moment("yesterday")
+
+
+def test_without_a_time_all_is_restored_and_a_second_copy_is_refused(servers):
+    try:
+        done = fab("restore", "--server", "postgres_b")
+        assert done.returncode == 0, done.stderr
+        assert f"-p {stack_of(STACK).ports['postgres_b'] + COPIES_AT}" in done.stdout
+        with pytest.raises(Failed, match="There is a copy already"):
+            restore_copy(servers[1], None)
+    finally:
+        assert fab("remove-copies", "--server", "postgres_b").returncode == 0
+    assert servers[1].sh('ls -d "$COPY"* || true').strip() == ""
