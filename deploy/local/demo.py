@@ -229,6 +229,8 @@ def describe(api: Api, env: dict[str, str], viewer: dict) -> str:
   a page     {first["link"]}
   health     {site}/readyz
   photos     {env["CDN_URL"]}/…
+  graphs     {site}/munin/   (Munin's; a round each 5 minutes)
+  incidents  http://{stack.address("pagerduty")}/   (what the double of PagerDuty got)
   pushes     {STACK / "logs/nginx_apns.access.log"}   (what the double of Apple's servers got)
   shared     {env["TWITTER_URL"].rpartition("/")[0]}/   (what the doubles of Twitter and Facebook got)
   errors     http://{stack.address("bugsink")}/   ({layout.BUGSINK_LOGIN} / {stack.secrets["bugsink_password"]})

@@ -437,7 +437,7 @@ def munin(stack: Stack) -> Program:
     conf = configured(stack, "munin/munin.conf", "munin.conf", SERVER_USER, data=data, pagerduty=pagerduty, nodes=node)
     a_round = configured(stack, "munin/round.sh", "munin-round", SERVER_USER, data=data, conf=conf, pagerduty=pagerduty)
     each_5_minutes = 'while :; do sh "$0"; sleep $((300 - $(date +%s) % 300)); done'
-    return Program("munin", ["sh", "-c", each_5_minutes, str(a_round)], user=SERVER_USER)
+    return Program("munin", ["nice", "sh", "-c", each_5_minutes, str(a_round)], user=SERVER_USER)
 
 
 def bugsink(stack: Stack) -> Program:

@@ -20,6 +20,7 @@ from deploy.local.programs import munin
 from shardmap.metrics import totals
 from tests.support import ctl, eventually, get, jpeg, new_username, settled
 from workers.models import OutboxJob
+from workers.status import parked
 
 STACK = layout.Stack(os.environ["STACK"])
 STACK.load_secrets()
@@ -122,15 +123,22 @@ def test_percentiles_and_shares_are_of_what_is_new(person):
     assert set(fetch("instagram_app")["instagram_feed_latency"].values()) == {"0"}  # nobody has read since
 
 
-def test_a_parked_job_is_seen():
-    def parked() -> int:
-        return int(fetch("instagram_jobs")["instagram_parked_jobs"]["parked"])
-
-    before = parked()
-    job = OutboxJob.objects.create(job=f"tests.{new_username()}", args={}, parked_at=Now())
-    seen = parked()
+def test_parked_jobs_of_all_databases_are_seen():
+    job = OutboxJob.objects.using("b").create(job=f"tests.{new_username()}", args={}, parked_at=Now())
+    expected = len(parked())
+    seen = fetch("instagram_jobs")["instagram_parked_jobs"]
     job.delete()
-    assert seen == before + 1
+    assert seen == {"parked": str(expected)}
+
+
+def test_whatever_can_wake_somebody_is_in_the_runbook():
+    chapters = set(re.findall(r"^### (.+)$", (layout.ROOT / "docs/monitoring.md").read_text(), re.MULTILINE))
+    for plugin in sorted(PLUGINS):
+        graph = ""
+        for line in node(f"config {plugin}"):
+            name, _, value = line.partition(" ")
+            graph = value if name == "multigraph" else graph
+            assert not name.endswith((".warning", ".critical")) or graph in chapters, line
 
 
 # The counters
@@ -235,10 +243,10 @@ def a_round() -> None:
     run("sh", STACK.conf / "munin-round")
 
 
-def look() -> None:
-    """The part of a round in which alerts are found."""
-    for part in ("munin-update", "munin-limits"):
-        run(MUNIN / part, "--config", STACK.conf / "munin.conf")
+def look(plugin: str) -> None:
+    """The part of a round in which alerts are found, for one plugin."""
+    run(MUNIN / "munin-update", "--config", STACK.conf / "munin.conf", "--service", plugin)
+    run(MUNIN / "munin-limits", "--config", STACK.conf / "munin.conf")
 
 
 def run(*command) -> None:
@@ -279,15 +287,14 @@ def test_the_pages_have_our_graphs(master):
 
 
 def test_what_is_wrong_is_an_incident_until_it_is_well_again(master, stopped):
-    look()  # all was well
     earlier = len(incidents(AWAY))
     stopped("memcached_2")
-    look()
+    look("instagram_ready")
     (incident,) = incidents(AWAY)[earlier:]
     assert (incident["status"], incident["payload"]["severity"]) == ("triggered", "critical")
     assert incident["payload"]["summary"].startswith(f"{STACK.name}: Servers that the app cannot reach: away is 1")
     ctl("start", "memcached_2")
-    look()
+    look("instagram_ready")
     (incident,) = incidents(AWAY)[earlier:]
     assert incident["status"] == "resolved"
     assert [entry.split()[1] for entry in incident["log"]] == ["trigger", "resolve"]
