@@ -4,6 +4,7 @@ from fabric.main import program
 
 from deploy.backups import backup, backups, remove_copies, restore
 from deploy.databases import failover, rejoin, sync
+from deploy.provision import provision
 from deploy.releases import deploy, rollback, status, unlock
 from deploy.rotation import maintenance
 from deploy.running import TheRestIsACommand, run
@@ -16,6 +17,7 @@ __all__ = [
     "deploy",
     "failover",
     "maintenance",
+    "provision",
     "rejoin",
     "remove_copies",
     "restore",

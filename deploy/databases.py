@@ -99,7 +99,7 @@ def _server(host: Host) -> Server:
 def _pgbouncer(host: Host) -> Pgbouncer:
     role = host.roles["pgbouncer"]
     own = {name: role[name] for name in ("port", "ini", "passfile")}
-    return Pgbouncer(host=host.address, shell=_shell(host, "root"), **own)
+    return Pgbouncer(host=host.address, shell=_shell(host, "postgres"), **own)
 
 
 def _shell(host: Host, user: str) -> steps.Shell:

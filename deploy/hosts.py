@@ -96,6 +96,8 @@ class Inventory:
     migrations: Host  # runs migrations
     migration_env_files: str  # with these settings: see ENV_FILES in instagram/settings.py
     postgres: dict[str, list[str]]  # physical server → its two hosts
+    network: str  # where all of our hosts are
+    settings: dict[str, str]  # of the app, where it is no secret
 
     def of(self, *roles: str) -> list[Host]:
         """The hosts that have one of these roles, in the inventory's order."""
@@ -123,6 +125,8 @@ def load(context: Context, path: str = "") -> Inventory:
         migrations=hosts[inventory["migrations"]],
         migration_env_files=inventory["migration_env_files"],
         postgres=inventory.get("postgres", {}),
+        network=inventory.get("network", ""),
+        settings=inventory.get("settings", {}),
     )
 
 

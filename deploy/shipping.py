@@ -28,12 +28,13 @@ class Build:
     requirements: str  # a hash: hosts keep dependencies under it
 
 
-def build(commit: str, directory: Path) -> Build:
-    """The commit's code in an archive in that directory, compiled. Raises Exit when there is no such commit."""
+def build(commit: str, directory: Path, name: str = "") -> Build:
+    """The commit's code in an archive in that directory, compiled; of another release's name, if that is to be made
+    again. Raises Exit when there is no such commit."""
     found = _git("rev-parse", "--verify", "--quiet", "--short=10", f"{commit}^{{commit}}")
     if not found:
         raise Exit(f"There is no commit {commit}.")
-    name = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{found}"
+    name = name or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{found}"
     tree = directory / "tree"
     tree.mkdir()
     # Without what no host runs.

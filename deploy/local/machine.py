@@ -36,6 +36,9 @@ PACKAGES = {
 # What only the tests need.
 TEST_PACKAGES = {
     "sshd": "openssh-server",
+    # A bare Debian host, for `fab provision` (tests/deploy/bare_host.py).
+    "mmdebstrap": "mmdebstrap",
+    "systemd-nspawn": "systemd-container",
 }
 
 # Installs the packages in $@ without letting Debian start the new servers on their default ports, now or at the next

@@ -15,17 +15,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from deploy.backups import at_once, local_servers  # noqa: E402
 from deploy.local.layout import DEPLOY, Stack  # noqa: E402
 from deploy.local.ports import HOST  # noqa: E402
+from deploy.local.programs import ROLE_SETTINGS, ROLES  # noqa: E402
 
 DATABASES = {"postgres_a": ["directory", "shards_a"], "postgres_b": ["shards_b"]}
-
-ROLES = {"instagram": "LOGIN", "replicator": "LOGIN REPLICATION"}  # the app's, the replicas'
-
-# Nothing waits without end. A migration lifts the first with SET LOCAL.
-ROLE_SETTINGS = {
-    "statement_timeout": "5s",
-    "idle_in_transaction_session_timeout": "15s",
-    "lock_timeout": "3s",
-}
 
 
 def prepare_postgres(stack: Stack, server: str) -> None:

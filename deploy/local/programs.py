@@ -41,6 +41,15 @@ BALANCER = "127.0.0.2"
 DEBIANS_PLUGINS, HOST_PLUGINS = Path("/usr/share/munin/plugins"), ("cpu", "df", "load", "memory")
 REPLICAS = {"postgres_a_replica": "postgres_a", "postgres_b_replica": "postgres_b"}
 
+ROLES = {"instagram": "LOGIN", "replicator": "LOGIN REPLICATION"}  # the app's, the replicas'
+
+# Nothing waits without end. A migration lifts the first with SET LOCAL.
+ROLE_SETTINGS = {
+    "statement_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+    "lock_timeout": "3s",
+}
+
 
 @dataclass
 class Program:
@@ -197,6 +206,7 @@ def pgbouncer(stack: Stack) -> Program:
         port=stack.ports["pgbouncer"],
         userlist=userlist,
         databases="\n".join(databases),
+        pool_size=20,
     )
     return Program(
         "pgbouncer",

@@ -1,0 +1,192 @@
+"""`fab provision`: makes bare Debian hosts, reached by SSH as root, members of their roles (docs/provisioning.md).
+
+Each step looks before it acts, and says whether it changed something: a second run changes nothing. It goes from host
+to host, and stops at the first failure, so that a mistake reaches one of many.
+"""
+
+import os
+import shlex
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from fabric import task
+from invoke import Context, Exit
+
+from deploy import hosts
+from deploy.hosts import CommandFailed, Host, Inventory
+from deploy.local.layout import Failed
+from deploy.local.machine import INSTALL
+from deploy.record import live_releases, log
+from deploy.roles import APP_SECRETS, SERVER_SECRETS, STATE, File, Part, Place, Service, ip, parts
+from deploy.shipping import build, install, ship
+
+SECRETS = Path.home() / ".config/instagram/secrets.env"
+INSTALL_SECONDS = 900
+START_SECONDS = 120
+COPY_SECONDS = 4 * 3600  # of a Postgres, to a new replica
+
+APT_INSTALL = """export DEBIAN_FRONTEND=noninteractive; apt-get update -q
+apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120"""
+
+# Users that nobody logs in as with a password: `instagram` runs our code, `deploy` owns and brings it.
+USERS = """
+id instagram || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin instagram
+id deploy || useradd --create-home --shell /bin/bash deploy
+"""
+
+
+class Steps:
+    """Says of each step on a host whether it changed something, and counts those that did."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.changed = host, 0
+
+    def did(self, what: str, changed: bool) -> bool:
+        self.host.say(f"{'changed' if changed else 'unchanged':11}{what}")
+        self.changed += changed
+        return changed
+
+    def unless(self, done: str, command: str, what: str, seconds: float = hosts.COMMAND_SECONDS) -> bool:
+        """Runs the command where the other one, which asks whether that is done already, fails."""
+        missing = self.host.run(f"if {{ {done}; }} >/dev/null 2>&1; then echo no; else echo yes; fi").strip() == "yes"
+        if missing:
+            self.host.run(command, seconds)
+        return self.did(what, missing)
+
+
+@task(help={"name": "this host alone", "role": "only hosts with this role", "secrets": f"instead of {SECRETS}"})
+def provision(context: Context, name: str = "", role: str = "", secrets: str = "", inventory: str = "") -> None:
+    """Makes bare Debian hosts members of their roles, one after the other; changes nothing where all is in place."""
+    known = hosts.load(context, inventory)
+    chosen = [host for host in known.hosts if name in ("", host.name) and role in ("", *host.roles)]
+    if not chosen:
+        raise Exit("The inventory has no such host.")
+    given = read_secrets(Path(secrets or os.environ.get("SECRETS") or SECRETS))
+    for host in chosen:
+        began = time.monotonic()
+        try:
+            changed = provision_host(host, known, given)
+        except (CommandFailed, Failed) as error:
+            raise Exit(str(error)) from None
+        host.say(f"{changed} changed ({time.monotonic() - began:.1f} s)")
+
+
+def read_secrets(file: Path) -> dict[str, str]:
+    """NAME=value lines. Raises Exit when one is missing, or others than the file's owner may read it."""
+    if not file.exists():
+        raise Exit(f"{file} is missing. deploy/secrets.example.env says what belongs in it.")
+    if file.stat().st_mode & 0o077:
+        raise Exit(f"Others may read {file}: chmod 600 {file}")
+    lines = [line for line in file.read_text().splitlines() if "=" in line and not line.startswith("#")]
+    found = dict(line.split("=", 1) for line in lines)
+    if missing := [name for name in (*SERVER_SECRETS, *APP_SECRETS) if not found.get(name)]:
+        raise Exit(f"{file} lacks {', '.join(missing)}.")
+    return found
+
+
+def provision_host(host: Host, inventory: Inventory, secrets: dict[str, str]) -> int:
+    """Returns how many steps changed something. Raises CommandFailed, or Failed for a template that lacks a value."""
+    root = replace(host, user="root", directory="/")  # ours is still to be made
+    root.connect()
+    memory, cores = root.run("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo; nproc").split()
+    needed = parts(Place(host, inventory, secrets, int(memory), int(cores)))
+    steps = Steps(root)
+    packages(steps, needed)
+    users_and_directories(steps, host)
+    services = [service for part in needed for service in part.services]
+    for file in [file for part in needed for file in part.files]:
+        put(steps, file)
+    for path in {file.path: file for service in services for file in service.files}.values():
+        put(steps, path)
+    root.run("systemctl daemon-reload")
+    for part in needed:
+        for what, done, command in part.prepare:
+            steps.unless(done, command, what, COPY_SECONDS)
+    if any(service.needs_release for service in services):
+        first_release(steps, host, inventory)
+    for service in services:
+        start(steps, service)
+    return steps.changed
+
+
+def packages(steps: Steps, needed: list[Part]) -> None:
+    """The base's as Debian means them to be; servers without Debian's own units, which would run beside ours."""
+    base, *roles = [part.packages for part in needed]
+    servers = sorted({package for packages in roles for package in packages})
+    for names, command in ((base, APT_INSTALL), (servers, f"sh -c {shlex.quote(INSTALL)} install")):
+        if names:
+            text = " ".join(names)
+            installed = f"dpkg-query -W -f '${{db:Status-Status}}\\n' {text} | grep -cx installed"
+            steps.unless(
+                f'[ "$({installed})" = {len(names)} ]', f"{command} {text}", f"packages: {text}", INSTALL_SECONDS
+            )
+
+
+def users_and_directories(steps: Steps, host: Host) -> None:
+    steps.unless("id instagram && id deploy", USERS, "users: instagram, deploy")
+    keys, home = "/root/.ssh/authorized_keys", "/home/deploy/.ssh"
+    steps.unless(
+        f"cmp {keys} {home}/authorized_keys",
+        f"install -d -o deploy -g deploy -m 700 {home}; install -o deploy -g deploy -m 600 {keys} {home}",
+        "who may log in as root may deploy",
+    )
+    theirs = (host.directory, f"{host.directory}/releases")
+    for owner, directory in [("root", "/etc/instagram"), ("root", STATE), *(("deploy", one) for one in theirs)]:
+        steps.unless(
+            f'[ "$(stat -c "%F %U %a" {directory})" = "directory {owner} 755" ]',
+            f"install -d -o {owner} -m 755 {directory}",
+            directory,
+        )
+
+
+def put(steps: Steps, file: File) -> None:
+    """Writes a file that differs, by way of a draft that only root may read."""
+    host, path, draft = steps.host, shlex.quote(file.path), shlex.quote(f"{file.path}.new")
+    there = host.run(f"stat -c '%U %a' {path} 2>/dev/null && cat {path} || true")
+    changed = there != f"{file.owner} {file.mode:o}\n{file.text}" and not (there and file.only_if_missing)
+    if changed:
+        host.run(f"mkdir -p $(dirname {path}) && install -m 600 /dev/null {draft}")
+        with host.connection.sftp().open(f"{file.path}.new", "w") as remote:
+            remote.write(file.text)
+        host.run(f"chown {file.owner}: {draft} && chmod {file.mode:o} {draft} && mv {draft} {path}")
+    steps.did(file.path, changed)
+
+
+def first_release(steps: Steps, host: Host, inventory: Inventory) -> None:
+    """What the other hosts run, and what `fab rollback` would go back to; or, where nothing runs yet, HEAD."""
+    if not steps.unless(f"test -e {host.directory}/current", "true", "a release"):
+        return
+    live = [] if inventory.lock is host else live_releases(inventory.lock)
+    with tempfile.TemporaryDirectory() as directory:
+        for number, name in enumerate(live[-2:] or [""]):
+            place = Path(directory, str(number))
+            place.mkdir()
+            built = build(name.rpartition("-")[2] or "HEAD", place, name)
+            ship(host, built)
+            install([host], built)
+            log([host], "deploy", built.name)
+    host.run(f"ln -sfn releases/{built.name} .current && mv -T .current current")
+
+
+def start(steps: Steps, service: Service) -> None:
+    """Enables and starts a service; one that runs since before its files were written is told so."""
+    unit, host = service.unit, steps.host
+    steps.unless(f"systemctl is-enabled {unit}", f"systemctl enable -q {unit}", f"{unit} at boot")
+    state, since, *written = host.run(
+        f"systemctl is-active {unit}; systemctl show --timestamp=unix -P StateChangeTimestamp {unit}"
+        f"; stat -c %Y {' '.join(file.path for file in service.files)}"
+    ).split("\n")
+    if state != "active":
+        action = "start"
+    else:
+        action = service.on_change if max(map(int, filter(None, written))) > int(since.removeprefix("@")) else ""
+    if action == "tell":
+        host.say(f"To do: {unit} runs with its old configuration until somebody restarts it.")
+    elif action:
+        host.run(f"systemctl {action} {unit}", START_SECONDS)
+        if service.port:
+            until = f"until (exec 3<>/dev/tcp/{ip(host)}/{service.port}) 2>/dev/null; do sleep 0.1; done"
+            host.run(f"timeout {START_SECONDS} bash -c {shlex.quote(until)}", START_SECONDS + 5)
+    steps.did(f"{unit} runs", action not in ("", "tell"))

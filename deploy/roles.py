@@ -1,0 +1,531 @@
+"""What each role of the inventory means for a host that has it: packages, configuration, services.
+
+Nothing here talks to a host: `fab provision` (deploy/provision.py) brings there what these functions return.
+"""
+
+import os
+import shlex
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from deploy.failover import NAME as REPLICA
+from deploy.firewall import ruleset
+from deploy.hosts import Host, Inventory
+from deploy.local.layout import DEPLOY, render
+from deploy.local.programs import ROLE_SETTINGS, ROLES
+from deploy.rotation import app_servers
+
+ETC = "/etc/instagram"
+STATE = "/var/lib/instagram"
+UNITS = "/etc/systemd/system"
+APNS_KEY = f"{ETC}/apns.p8"
+POSTGRES = "/usr/lib/postgresql/15/bin"  # Debian 12's
+
+# What all hosts get. Tokens and signatures are good for minutes: chrony keeps the clock right.
+BASE_PACKAGES = ["ca-certificates", "chrony", "logrotate", "nftables", "sudo"]
+APP_PACKAGES = ["python3", "python3-venv"]
+
+# The operator's secrets (deploy/secrets.example.env): those that open a server of ours, and settings of the app.
+SERVER_SECRETS = (
+    *("INSTAGRAM_PASSWORD", "POSTGRES_PASSWORD", "REPLICATOR_PASSWORD", "PGBOUNCER_PASSWORD", "REDIS_PASSWORD"),
+    *("BACKUPS_ACCESS_KEY", "BACKUPS_SECRET_KEY", "BACKUPS_PASSPHRASE"),
+)
+APP_SECRETS = ("SECRET_KEY", "S3_ACCESS_KEY", "S3_SECRET_KEY", "CREDENTIALS_KEYS")
+OPTIONAL_SECRETS = (
+    *("TWITTER_KEY", "TWITTER_SECRET", "FACEBOOK_ID", "FACEBOOK_SECRET", "SENTRY_DSN"),
+    *("APNS_KEY_ID", "APNS_TEAM_ID"),
+)
+
+TIMERS = ("instagram-backup@full.timer", "instagram-backup@diff.timer")
+
+# Of a Postgres' 100 (postgresql.conf); the rest is for people, migrations and replicas.
+CONNECTIONS_OF_ALL_POOLS = 80
+
+
+@dataclass
+class File:
+    path: str
+    text: str
+    owner: str = "root"
+    mode: int = 0o644
+    only_if_missing: bool = False  # others change it, and know better
+
+
+@dataclass
+class Service:
+    """A systemd unit with the files that it reads, and what their change asks for: to "reload", to "restart", or to
+    "tell" an operator, who chooses the time, since a restart would lose something or cut everybody off."""
+
+    unit: str
+    files: list[File]
+    on_change: str
+    port: int | None = None  # it is up when it listens there
+    needs_release: bool = False
+
+
+@dataclass
+class Part:
+    """What a host needs for one role."""
+
+    packages: list[str]
+    services: list[Service]
+    files: list[File] = field(default_factory=list)  # that no service reads
+    prepare: list[tuple[str, str, str]] = field(default_factory=list)  # name, shell: is it done? shell: do it
+
+
+@dataclass
+class Place:
+    """A host among all others, with what its configuration depends on."""
+
+    host: Host
+    inventory: Inventory
+    secrets: dict[str, str]
+    memory_mb: int
+    cores: int
+
+    @property
+    def ip(self) -> str:
+        return ip(self.host)
+
+    def port(self, role: str) -> int:
+        data = self.inventory.roles[role]
+        return data["listen"] if "listen" in data else data["port"]
+
+    def addresses(self, role: str) -> list[str]:
+        """`ip:port` of each host that has the role."""
+        return [f"{ip(host)}:{self.port(role)}" for host in self.inventory.of(role)]
+
+    def memory_share(self) -> int:
+        """MB for each of the servers here that keep data in memory."""
+        greedy = [role for role in self.host.roles if role.startswith(("postgres", "redis", "memcached"))]
+        return self.memory_mb // len(greedy)
+
+    def pair(self, server: str) -> list[Host]:
+        """The hosts of a physical server: the first primary, and its replica, if there is one."""
+        hosts = {host.name: host for host in self.inventory.hosts}
+        return [hosts[name] for name in self.inventory.postgres[server]]
+
+
+def ip(host: Host) -> str:
+    """Servers listen on addresses, and wait for no name server to come up."""
+    return socket.gethostbyname(host.address)
+
+
+# The app's settings
+
+
+def environment(place: Place) -> dict[str, str]:
+    """/etc/instagram/env: the inventory's settings, where all servers are, and the app's secrets."""
+    secrets, redis = place.secrets, f"redis://:{quote(place.secrets['REDIS_PASSWORD'], safe='')}@"
+
+    pgbouncer = f"{place.ip}:{place.port('pgbouncer')}"
+    if "pgbouncer" not in place.host.roles:
+        pgbouncer = place.addresses("pgbouncer")[0]
+
+    def pooled(database: str) -> str:
+        return postgres_url(place, "INSTAGRAM", pgbouncer, database)
+
+    servers = place.inventory.postgres
+
+    settings = {
+        **place.inventory.settings,
+        "DIRECTORY_URL": pooled("directory"),
+        "SHARD_SERVERS": " ".join(f"{alias}={pooled(f'shards_{alias}')}" for alias in servers),
+        "SHARD_REPLICAS": " ".join(
+            f"{alias}={pooled(f'shards_{alias}_replica')}" for alias in servers if len(place.pair(alias)) > 1
+        ),
+        "REDIS_SHARDMAP_URL": f"{redis}{place.addresses('redis_shardmap')[0]}/0",
+        "REDIS_FEEDS_URL": f"{redis}{place.addresses('redis_feeds')[0]}/0",
+        "MEMCACHED": ",".join(place.addresses("memcached")),
+        "GEARMAN": ",".join(place.addresses("gearman")),
+        # On loopback alone, beside the workers: who reaches it, may notify all phones.
+        "PYAPNS_URL": f"http://127.0.0.1:{place.port('push')}/",
+        "METRICS_DIR": f"{STATE}/metrics",
+        # Whom gunicorn believes that a request came by https.
+        "FORWARDED_ALLOW_IPS": ",".join(["127.0.0.1", *(ip(edge) for edge in place.inventory.of("edge"))]),
+    }
+    if "app" in place.host.roles:
+        settings["GUNICORN_BIND"] = f"{place.ip}:{place.port('app')}"
+    if "push" in place.host.roles and "APNS_KEY_FILE" in secrets:
+        settings["APNS_KEY_FILE"] = APNS_KEY
+    wanted = {*APP_SECRETS, *OPTIONAL_SECRETS}
+    return settings | {name: value for name, value in secrets.items() if name in wanted}
+
+
+def migration_environment(place: Place) -> dict[str, str]:
+    """/etc/instagram/migrations.env: to Postgres itself, since pgbouncer cuts a statement off after 10 s."""
+    servers = list(place.inventory.postgres)
+
+    def direct(alias: str, database: str, role: str = "INSTAGRAM") -> str:
+        primary = f"{ip(place.pair(alias)[0])}:{place.port('postgres')}"
+        return postgres_url(place, role, primary, database)
+
+    return {
+        "DIRECTORY_URL": direct(servers[0], "directory"),
+        "SHARD_SERVERS": " ".join(f"{alias}={direct(alias, f'shards_{alias}')}" for alias in servers),
+        "SHARD_ADMINS": " ".join(f"{alias}={direct(alias, f'shards_{alias}', 'POSTGRES')}" for alias in servers),
+        "DATABASE_ANSWER_SECONDS": "3600",
+    }
+
+
+def postgres_url(place: Place, role: str, address: str, database: str) -> str:
+    password = quote(place.secrets[f"{role}_PASSWORD"], safe="")
+    return f"postgresql://{role.lower()}:{password}@{address}/{database}"
+
+
+# What every host has
+
+
+def base(place: Place) -> Part:
+    limit = File(
+        "/etc/systemd/journald.conf.d/instagram.conf",
+        "# All logs but nginx' access log are in the journal: as many as this, the oldest go first.\n"
+        "[Journal]\nSystemMaxUse=2G\n",
+    )
+    commands = [value for role in place.host.roles.values() for value in role.values()]
+    commands = sorted(f"/usr/bin/{one.removeprefix('sudo ')}" for one in commands if str(one).startswith("sudo system"))
+    rights = f"deploy ALL=(root) NOPASSWD: {', '.join(commands)}\n" if commands else ""
+    if {"postgres", "pgbouncer"} & place.host.roles.keys():
+        rights += "deploy ALL=(postgres) NOPASSWD: ALL\n"
+    files = [
+        File(
+            "/etc/sudoers.d/instagram",
+            f"# What `fab deploy`, `fab failover` and their sisters may do as others, and no more.\n{rights}",
+            mode=0o440,
+        ),
+        File(f"{ETC}/firewall.nft", ruleset(place.host, place.inventory, ip)),
+    ]
+    return Part(BASE_PACKAGES, [Service("systemd-journald", [limit], "restart")], files)
+
+
+# The roles
+
+
+def app(place: Place) -> Part:
+    return ours(place, Service("instagram-gunicorn", [], "restart", place.port("app"), needs_release=True))
+
+
+def worker(place: Place) -> Part:
+    # A job mostly waits; photos.process, which does not, is spread over the cores by the kernel.
+    return ours(place, *(running(name) for name in ("instagram-worker", "instagram-relay")), processes=4 * place.cores)
+
+
+def push(place: Place) -> Part:
+    part = ours(place, running("instagram-pyapns"))
+    if key := place.secrets.get("APNS_KEY_FILE"):
+        part.services[0].files.append(File(APNS_KEY, Path(key).expanduser().read_text(), "instagram", 0o600))
+    return part
+
+
+def running(unit: str) -> Service:
+    return Service(unit, [], "restart", needs_release=True)
+
+
+def ours(place: Place, *services: Service, **values: object) -> Part:
+    """Those that run a release, with the app's settings."""
+    env = File(f"{ETC}/env", env_text(environment(place)), owner="deploy", mode=0o600)
+    for service in services:
+        service.files = [*unit_files(service.unit, directory=place.host.directory, **values), env]
+    files = []
+    if place.host is place.inventory.migrations:
+        text = env_text(migration_environment(place))
+        files = [File(f"{ETC}/migrations.env", text, owner="deploy", mode=0o600)]
+    return Part(APP_PACKAGES, list(services), files)
+
+
+def edge(place: Place) -> Part:
+    data = place.host.roles["edge"]
+    conf = template(
+        "nginx/edge.conf",
+        listen=place.ip,
+        port=place.port("edge"),
+        worker_processes=place.cores,
+        data=f"{STATE}/nginx_edge",
+        access_log="/var/log/instagram/nginx_edge.access.log",
+        app_servers=data["app_servers"],
+        maintenance=data["maintenance"],
+        balancer=data["balancer"],
+        munin=f"{STATE}/munin/html",
+        tls="",  # ends at the load balancer
+        # Of one address, which may be a carrier's with a city behind it.
+        requests_a_second=500,
+        requests_of_a_burst=2_000,
+        requests_at_once=500,
+    )
+    files = [
+        *unit_files("instagram-nginx"),
+        File(f"{ETC}/nginx_edge.conf", conf),
+        # `fab deploy` takes app servers out of rotation here, while it is at them.
+        File(data["app_servers"], app_servers(place.inventory), owner="deploy"),
+    ]
+    rotation = File(
+        "/etc/logrotate.d/instagram",
+        "/var/log/instagram/*.log {\n"
+        "    su www-data www-data\n    daily\n    rotate 14\n    compress\n    delaycompress\n"
+        "    missingok\n    notifempty\n    sharedscripts\n"
+        "    postrotate\n        systemctl kill --kill-who=main --signal=USR1 instagram-nginx\n    endscript\n}\n",
+    )
+    service = Service("instagram-nginx", files, "reload", place.port("edge"))
+    return Part(["nginx"], [service], [rotation])
+
+
+def pgbouncer(place: Place) -> Part:
+    data = place.host.roles["pgbouncer"]
+    databases = []
+    for number, server in enumerate(place.inventory.postgres):
+        names = [f"shards_{server}"] if number else ["directory", f"shards_{server}"]
+        primary, *replicas = (f"host={host.address} port={place.port('postgres')}" for host in place.pair(server))
+        databases += [f"{name} = {primary} dbname={name}" for name in names]
+        databases += [f"shards_{server}_replica = {replica} dbname=shards_{server}" for replica in replicas]
+    # Who is primary is where pgbouncer leads to, and `fab failover` changes it here.
+    leads = File(data["ini"], "[databases]\n" + "\n".join(databases) + "\n", "postgres", 0o600, only_if_missing=True)
+    users = ("instagram", "pgbouncer")
+    userlist = "".join(f'"{user}" "{place.secrets[f"{user.upper()}_PASSWORD"]}"\n' for user in users)
+    conf = template(
+        "pgbouncer/pgbouncer.ini",
+        listen=place.ip,
+        port=data["port"],
+        userlist=f"{ETC}/pgbouncer.users",
+        databases=f"%include {leads.path}",
+        # One Postgres has two databases.
+        pool_size=max(2, min(20, CONNECTIONS_OF_ALL_POOLS // (2 * len(place.inventory.of("pgbouncer"))))),
+    )
+    files = [
+        *unit_files("instagram-pgbouncer"),
+        leads,
+        File(f"{ETC}/pgbouncer.ini", conf, "postgres", 0o600),
+        File(f"{ETC}/pgbouncer.users", userlist, "postgres", 0o600),
+    ]
+    logins = File(data["passfile"], pgpass(place, "instagram", "pgbouncer"), "postgres", 0o600)
+    service = Service("instagram-pgbouncer", files, "reload", data["port"])
+    return Part(["pgbouncer", "postgresql-client-15"], [service], [logins])
+
+
+def postgres(place: Place) -> Part:
+    data = place.host.roles["postgres"]
+    (server,) = [name for name, pair in place.inventory.postgres.items() if place.host.name in pair]
+    primary, *replicas = place.pair(server)
+    conf = template(
+        "postgres/postgresql.conf",
+        listen=place.ip,
+        port=data["port"],
+        cluster_name=place.host.name,
+        # A quarter of the memory, as Postgres' manual says; the kernel's cache has most of the rest.
+        shared_buffers=f"{place.memory_share() // 4}MB",
+        effective_cache_size=f"{place.memory_share() * 3 // 4}MB",
+        max_wal_size="8GB",
+        fsync="on",
+        # A COMMIT waits until the replica has it, too: nothing that was acknowledged dies with a host.
+        synchronous_standby_names=REPLICA if replicas else "",
+        archive_command=f'/usr/bin/pgbackrest --config={ETC}/pgbackrest.conf --stanza={server} archive-push "%p"',
+    )
+    s3 = urlsplit(place.inventory.settings["S3_ENDPOINT"])
+    backups = template(
+        "pgbackrest/pgbackrest.conf",
+        s3_endpoint=s3.hostname,
+        s3_port=s3.port or 443,
+        s3_ca_file="/etc/ssl/certs/ca-certificates.crt",
+        s3_region="us-east-1",
+        bucket="backups",
+        access_key=place.secrets["BACKUPS_ACCESS_KEY"],
+        secret_key=place.secrets["BACKUPS_SECRET_KEY"],
+        passphrase=place.secrets["BACKUPS_PASSPHRASE"],
+        # The WAL of some hours; postgresql.conf keeps as much for a replica that is away.
+        queue_max="64GiB",
+        lock_path="/run/instagram-pgbackrest",
+        stanza=server,
+        data=data["data"],
+        port=data["port"],
+    )
+    to_back_up = template(
+        "pgbackrest/env",
+        listen=place.ip,
+        port=data["port"],
+        stanza=server,
+        pgbackrest_conf=f"{ETC}/pgbackrest.conf",
+        pgpass=data["passfile"],
+        postgres_bin=data["bin"],
+        postgres_conf=data["config"],
+        postgres_hba=f"{ETC}/pg_hba.conf",
+        copy=f"{os.path.dirname(data['data'])}/copy",
+        copy_port=data["port"] + 1,
+    )
+    hba = template("postgres/pg_hba.conf", network=place.inventory.network)
+    unit = unit_files(
+        "instagram-postgres", bin=data["bin"], config=data["config"], hba=f"{ETC}/pg_hba.conf", data=data["data"]
+    )
+    files = [
+        *unit,
+        File(data["config"], conf, "postgres", 0o600),
+        File(f"{ETC}/pg_hba.conf", hba, "postgres", 0o600),
+    ]
+    others = [
+        File(f"{ETC}/pgbackrest.conf", backups, "postgres", 0o600),
+        File(data["backups"], to_back_up, "postgres", 0o600),
+        unit_as_it_is("instagram-backup@.service"),
+        File(data["passfile"], pgpass(place, "postgres", "replicator"), "postgres", 0o600),
+        File(f"{ETC}/postgres.password", place.secrets["POSTGRES_PASSWORD"] + "\n", "postgres", 0o600),
+        File(f"{ETC}/postgres.sql", first_statements(place, server), "postgres", 0o600),
+    ]
+    # Most settings need a reload; of those that need a restart, Postgres' log says so.
+    service = Service("instagram-postgres", files, "reload", data["port"])
+    make = new_primary(data) if place.host is primary else new_replica(data, primary)
+    step = (f"data of {place.host.name}", f"test -e {data['data']}", make)
+    return Part(["postgresql-15", "pgbackrest"], [service, *map(timer, TIMERS)], others, [step])
+
+
+def map_snapshots(place: Place) -> Part:
+    settings = {"BACKUPS_BUCKET": "backups"} | {
+        name: place.secrets[name] for name in ("BACKUPS_ACCESS_KEY", "BACKUPS_SECRET_KEY")
+    }
+    files = [
+        File(f"{ETC}/backups.env", env_text(settings), "deploy", 0o600),
+        unit_as_it_is("instagram-map-snapshot.service"),
+    ]
+    return Part(["redis-tools"], [timer("instagram-map-snapshot.timer")], files)
+
+
+def timer(name: str) -> Service:
+    return Service(name, [unit_as_it_is(name)], "restart")
+
+
+def new_primary(data: dict[str, Any]) -> str:
+    """A shell command that makes the data of a server, with our roles and databases."""
+    draft = f"{data['data']}.new"
+    return as_postgres(
+        data,
+        f"{data['bin']}/initdb -D {draft} --username=postgres --pwfile={ETC}/postgres.password --auth=scram-sha-256"
+        " --data-checksums --encoding=UTF8 --locale=C.UTF-8"
+        f" && {data['bin']}/postgres --single -D {draft} postgres < {ETC}/postgres.sql",
+    )
+
+
+def new_replica(data: dict[str, Any], primary: Host) -> str:
+    """A shell command that copies the primary, and follows it from there on by a slot."""
+    way = f"host={primary.address} port={data['port']} user=replicator application_name={REPLICA}"
+    return as_postgres(
+        data,
+        f"{data['bin']}/pg_basebackup -d '{way} passfile={data['passfile']}' -D {data['data']}.new"
+        f" --write-recovery-conf --create-slot --slot={REPLICA} --checkpoint=fast",
+    )
+
+
+def as_postgres(data: dict[str, Any], make: str) -> str:
+    """Makes `data.new` become `data`: what is half made is not taken for a server's data."""
+    directory, draft = os.path.dirname(data["data"]), f"{data['data']}.new"
+    make = f"umask 077 && cd / && rm -rf {draft} && {make} && mv {draft} {data['data']}"
+    return f"install -d -o postgres -m 700 {directory} && runuser -u postgres -- sh -c {shlex.quote(make)}"
+
+
+def pgpass(place: Place, *roles: str) -> str:
+    """libpq's file, for who operates the servers."""
+    return "".join(f"*:*:*:{role}:{place.secrets[f'{role.upper()}_PASSWORD']}\n" for role in roles)
+
+
+def first_statements(place: Place, server: str) -> str:
+    """A new server's roles and databases, a statement a line, as Postgres' single-user mode takes them."""
+    statements = []
+    for role, rights in ROLES.items():
+        password = place.secrets[f"{role.upper()}_PASSWORD"].replace("'", "''")
+        statements.append(f"CREATE ROLE {role} {rights} PASSWORD '{password}'")
+    statements += [f"ALTER ROLE instagram SET {setting} = '{value}'" for setting, value in ROLE_SETTINGS.items()]
+    databases = (
+        [f"shards_{server}"] if server != next(iter(place.inventory.postgres)) else ["directory", f"shards_{server}"]
+    )
+    statements += [f"CREATE DATABASE {name} OWNER instagram" for name in databases]
+    return "\n".join(statements) + "\n"
+
+
+def redis(place: Place, name: str, **persistence: str) -> Part:
+    conf = File(
+        f"{ETC}/{name}.conf",
+        template(
+            "redis/redis.conf",
+            listen=place.ip,
+            port=place.port(name),
+            password=place.secrets["REDIS_PASSWORD"],
+            data=f"{STATE}/{name}",
+            # A fork that rewrites the append-only file may need as much again of what changes meanwhile.
+            maxmemory=f"{place.memory_share() * 6 // 10}mb",
+            cluster="no",
+            **persistence,
+        ),
+        "redis",
+        0o600,
+    )
+    # Else a fork is refused when the copy would not fit, although almost none of it is ever written.
+    overcommit = File("/etc/sysctl.d/60-redis.conf", "vm.overcommit_memory = 1\n")
+    # A restart loses the feeds.
+    service = Service(f"instagram-redis@{name}", [*unit_files("instagram-redis@"), conf], "tell", place.port(name))
+    return Part(["redis-server"], [Service("systemd-sysctl", [overcommit], "restart"), service])
+
+
+def memcached(place: Place) -> Part:
+    flags = template(
+        "memcached/memcached.conf",
+        listen=place.ip,
+        port=place.port("memcached"),
+        megabytes=place.memory_share() * 8 // 10,
+    )
+    unit = unit_files("instagram-memcached", flags=one_line(flags))
+    return Part(["memcached"], [Service("instagram-memcached", unit, "tell", place.port("memcached"))])
+
+
+def gearman(place: Place) -> Part:
+    flags = template("gearmand/gearmand.conf", listen=place.ip, port=place.port("gearman"))
+    unit = unit_files("instagram-gearmand", flags=one_line(flags))
+    # The outbox submits again what a restart loses.
+    service = Service("instagram-gearmand", unit, "restart", place.port("gearman"))
+    return Part(["gearman-job-server"], [service])
+
+
+PARTS: dict[str, Callable[[Place], Part]] = {
+    "edge": edge,
+    "app": app,
+    "worker": worker,
+    "push": push,
+    "pgbouncer": pgbouncer,
+    "postgres": postgres,
+    "map_snapshots": map_snapshots,
+    "redis_shardmap": lambda place: redis(place, "redis_shardmap", maxmemory_policy="noeviction", appendonly="yes"),
+    "redis_feeds": lambda place: redis(place, "redis_feeds", maxmemory_policy="allkeys-lru", appendonly="no"),
+    "memcached": memcached,
+    "gearman": gearman,
+}
+
+
+def parts(place: Place) -> list[Part]:
+    """All that the host needs: what every host has, and its roles' in the inventory's order."""
+    return [
+        base(place),
+        *(PARTS[role](place) for role in place.host.roles),
+    ]
+
+
+def template(name: str, **values: object) -> str:
+    return render(DEPLOY / name, values)
+
+
+def unit_files(unit: str, **values: object) -> list[File]:
+    """A unit of a service that runs all the time, with what holds for all of these."""
+    return [
+        File(f"{UNITS}/{unit}.service", template(f"systemd/{unit}.service", **values)),
+        File(f"{UNITS}/{unit}.service.d/common.conf", template("systemd/common.conf")),
+    ]
+
+
+def unit_as_it_is(name: str) -> File:
+    return File(f"{UNITS}/{name}", template(f"systemd/{name}"))
+
+
+def env_text(settings: dict[str, str]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in sorted(settings.items()))
+
+
+def one_line(flags: str) -> str:
+    """A file of one flag a line, with comments, as systemd wants it."""
+    return " ".join(shlex.split(flags, comments=True))

@@ -1,0 +1,94 @@
+"""A bare Debian host for tests: a fresh system in a directory, run by its own systemd, with its own sshd.
+
+It shares the machine's network: its sshd listens on loopback, on a port of its own, and it reaches the stack's servers.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from tests.support import eventually
+
+HOST = "127.0.0.1"
+# What every Debian host has, and no more: no Python, no server.
+SYSTEM = "systemd-sysv,dbus,openssh-server"
+MAKE_SECONDS = 400
+BOOT_SECONDS = 60
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as probe:
+        return probe.getsockname()[1]
+
+
+class BareHost:
+    """`with BareHost(directory) as host:` runs it; then nothing of it is left."""
+
+    def __init__(self, directory: Path) -> None:
+        assert os.getuid() == 0, "a host of one's own takes root"
+        self.root, self.log = directory / "root", directory / "boot.log"
+        self.key, self.known_hosts = directory / "key", directory / "known_hosts"
+        self.port = free_port()
+
+    def __enter__(self) -> "BareHost":
+        self.install()
+        self.allow_ssh()
+        # Its own processes, mounts, cgroups and devices; the kernel's settings are out of its reach.
+        command = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no"]
+        command += ["--console=read-only", "--resolv-conf=copy-host", "--timezone=off", f"--directory={self.root}"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            eventually(self.answers, BOOT_SECONDS, "sshd of the bare host answers")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()  # and the kernel all that runs in it
+        self.process.wait(20)
+        shutil.rmtree(self.root)
+
+    def install(self) -> None:
+        """This machine's Debian, from where its own apt gets it."""
+        release = subprocess.check_output(["sh", "-c", ". /etc/os-release; echo $VERSION_CODENAME"], text=True).strip()
+        line = "deb $(REPO_URI) $(RELEASE) main"
+        found = subprocess.check_output(
+            ["apt-get", "indextargets", "--format", line, "Created-By: Packages", "Component: main"], text=True
+        )
+        ours = {f"{release}{pocket}" for pocket in ("", "-updates", "-security")}
+        sources = "\n".join(dict.fromkeys(one for one in found.splitlines() if one.split()[2] in ours))
+        how = subprocess.check_output(["apt-config", "dump"], text=True).splitlines()
+        options = [f"--aptopt={one}" for one in how if one.startswith(("Acquire::http", "Acquire::Check"))]
+        subprocess.run(
+            # A throwaway: neither synced to the disk after each file, nor documented.
+            ["mmdebstrap", "--quiet", "--variant=apt", f"--include={SYSTEM}", "--dpkgopt=force-unsafe-io",
+             "--dpkgopt=path-exclude=/usr/share/doc/*", *options, release, str(self.root), "-"],
+            input=sources, text=True, check=True, timeout=MAKE_SECONDS,
+        )  # fmt: skip
+
+    def allow_ssh(self) -> None:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True, timeout=10)
+        (self.root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+        shutil.copy(f"{self.key}.pub", self.root / "root/.ssh/authorized_keys")
+        (self.root / "etc/ssh/sshd_config.d/port.conf").write_text(f"Port {self.port}\nListenAddress {HOST}\n")
+        key = (self.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+        self.known_hosts.write_text(f"[{HOST}]:{self.port} {key}")
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            with socket.create_connection((HOST, self.port), timeout=2) as connection:
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def run(self, command: str) -> str:
+        """What a command of root prints there."""
+        ssh = ["ssh", "-i", self.key, "-p", str(self.port), "-o", f"UserKnownHostsFile={self.known_hosts}"]
+        done = subprocess.run([*ssh, f"root@{HOST}", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout

@@ -1,0 +1,161 @@
+"""`fab provision`: a bare Debian host becomes an app server; and what it would bring to hosts of the other roles."""
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import requests
+
+from deploy.hosts import INVENTORY
+from deploy.local.layout import ROOT, VENV, Stack
+from deploy.roles import APP_SECRETS, SERVER_SECRETS
+from tests.deploy.bare_host import HOST, BareHost, free_port
+from tests.support import eventually
+
+STACK = Stack(os.environ["STACK"])
+STACK.load_secrets()
+SECRETS = {name: STACK.secrets[name.lower()] for name in (*SERVER_SECRETS, *APP_SECRETS) if name != "CREDENTIALS_KEYS"}
+SECRETS["CREDENTIALS_KEYS"] = STACK.secrets["credentials_key"]
+
+
+class Provisioned:
+    """A bare host with an inventory in which it is an app server among the servers of the stack."""
+
+    def __init__(self, bare: BareHost, directory: Path) -> None:
+        self.bare, self.directory = bare, directory
+        self.url = f"http://{HOST}:{free_port()}"
+        self.pgbouncer_port = free_port()
+        self.secrets = directory / "secrets.env"
+        self.secrets.touch(0o600)
+        self.secrets.write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
+        self.write_inventory()
+
+    def write_inventory(self, **settings: str) -> None:
+        inventory = tomllib.loads(INVENTORY.read_text())
+        # The stack's pgbouncer is in Postgres' place, so that there is one port for both servers.
+        ports = {"redis_shardmap": "redis_shardmap", "redis_feeds": "redis_feeds", "postgres": "pgbouncer"}
+        ports |= {"memcached": "memcached_1", "gearman": "gearmand_1"}
+        for role, server in ports.items():
+            inventory["roles"][role]["port" if role == "postgres" else "listen"] = STACK.ports[server]
+        inventory["roles"]["app"]["listen"] = int(self.url.rpartition(":")[2])
+        inventory["roles"]["pgbouncer"]["port"] = self.pgbouncer_port
+        of_the_stack = STACK.environment()
+        inventory |= {
+            "known_hosts": str(self.bare.known_hosts),
+            "network": "127.0.0.0/8",
+            "postgres": {"a": ["stack"], "b": ["stack"]},
+            "settings": {name: of_the_stack[name] for name in ("SITE_URL", "CDN_URL", "S3_ENDPOINT", "LOGICAL_SHARDS")},
+            "hosts": {
+                "app1": {"address": HOST, "port": self.bare.port, "roles": ["pgbouncer", "app"]},
+                "stack": {"address": HOST, "roles": list(ports)},
+            },
+        }
+        inventory["settings"] |= settings
+        self.inventory = self.directory / "inventory.toml"
+        self.inventory.write_text(toml(inventory))
+
+    def fab(self) -> subprocess.CompletedProcess:
+        command = [VENV / "bin/fab", "-i", self.bare.key, "provision", "--name=app1"]
+        command += [f"--inventory={self.inventory}", f"--secrets={self.secrets}"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(self.url + path, timeout=10)
+
+
+def toml(tables: dict) -> str:
+    """Strings, numbers and lists are written in TOML as in JSON."""
+    lines = [f"{name} = {json.dumps(value)}" for name, value in tables.items() if not isinstance(value, dict)]
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in plain.items())]
+            lines += [toml({f"{name}.{key}": value}) for key, value in table.items() if isinstance(value, dict)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def app1(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("bare_host")
+    with BareHost(directory) as bare:
+        host = Provisioned(bare, directory)
+        host.first = host.fab()
+        yield host
+
+
+def test_a_bare_host_becomes_an_app_server(app1):
+    assert app1.first.returncode == 0, app1.first.stdout + app1.first.stderr
+    answer = app1.get("/healthz")
+    assert (answer.status_code, answer.text) == (200, "ok\n")
+    assert answer.headers["X-Release"] == app1.bare.run("basename $(readlink /srv/instagram/current)").strip()
+    # It has found the stack's servers, those of Postgres through a pgbouncer of its own.
+    ready = app1.get("/readyz")
+    assert ready.status_code == 200, ready.text
+
+
+def changes(done: subprocess.CompletedProcess) -> list[str]:
+    """What it says that it has changed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return re.findall(r"app1 +changed +(.+)", done.stdout)
+
+
+def test_again_it_changes_nothing(app1):
+    before = app1.bare.run("systemctl show -P MainPID instagram-gunicorn instagram-pgbouncer")
+    again = app1.fab()
+    assert changes(again) == []
+    assert "app1        0 changed" in again.stdout
+    assert app1.bare.run("systemctl show -P MainPID instagram-gunicorn instagram-pgbouncer") == before
+
+
+def test_a_changed_setting_changes_its_file_and_restarts_who_reads_it(app1):
+    app1.write_inventory(RATE_LIMITS="requests=7")
+    assert changes(app1.fab()) == ["/etc/instagram/env", "instagram-gunicorn runs"]
+    pid = app1.bare.run("systemctl show -P MainPID instagram-gunicorn").strip()
+    assert "RATE_LIMITS=requests=7" in app1.bare.run(f"tr '\\0' '\\n' < /proc/{pid}/environ").splitlines()
+    assert app1.get("/healthz").status_code == 200
+
+
+def test_a_killed_app_comes_back(app1):
+    app1.bare.run("systemctl kill --signal=KILL instagram-gunicorn")
+
+    def is_back() -> bool:
+        try:
+            return app1.get("/healthz").status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    eventually(is_back, 30, "gunicorn answers again")
+
+
+def test_secrets_are_read_by_their_owners_alone_and_told_to_nobody(app1):
+    files = app1.bare.run(f"grep -rlE '{'|'.join(SECRETS.values())}' /etc /srv /home /root /var/lib/instagram").split()
+    assert "/etc/instagram/env" in files
+    modes = app1.bare.run(f"stat -c '%n %a' {' '.join(files)}").splitlines()
+    assert [line for line in modes if not line.endswith(" 600")] == []
+    told = app1.first.stdout + app1.first.stderr + app1.bare.run("journalctl --no-pager")
+    assert [name for name, value in SECRETS.items() if value in told] == []
+
+
+def test_the_app_is_nobody_to_its_host(app1):
+    assert app1.bare.run("stat -c %U /proc/$(systemctl show -P MainPID instagram-gunicorn)").strip() == "instagram"
+    inside = "nsenter --mount --target $(systemctl show -P MainPID instagram-gunicorn) runuser -u instagram --"
+    assert (
+        app1.bare.run(f"{inside} touch /srv/instagram/releases/x /etc/x /var/x 2>&1 || echo refused").count("Read-only")
+        == 3
+    )
+    assert app1.bare.run("runuser -u deploy -- sudo -n -l").count("NOPASSWD") == 1
+
+
+def test_secrets_that_others_may_read_are_refused(tmp_path):
+    secrets = tmp_path / "secrets.env"
+    secrets.write_text("SECRET_KEY=x\n")
+    secrets.chmod(0o644)
+    done = subprocess.run(
+        [VENV / "bin/fab", "provision", f"--secrets={secrets}"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert f"chmod 600 {secrets}" in done.stderr
