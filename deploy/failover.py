@@ -26,6 +26,11 @@ CREATE_SLOT = f"""
     SELECT FROM pg_create_physical_replication_slot('{NAME}', true)
     WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{NAME}')
 """
+# It was away for longer than the primary keeps WAL for it.
+DROP_LOST_SLOT = f"""
+    SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+    WHERE slot_name = '{NAME}' AND wal_status = 'lost'
+"""
 HOLD_SECONDS = 2  # that transactions have to end by themselves, where the old primary is still alive
 
 Shell = Callable[[str], str]  # runs a command on a host and returns what it prints; raises Refused
@@ -218,17 +223,21 @@ def promote(replica: Server, end: str | None) -> None:
 
 
 def rejoin(primary: Server, old: Server, *, say: Say = print) -> None:
-    """Makes a server that was primary the replica of its successor; what only it has is thrown away. Raises Refused."""
-    # This fails on a replica. And pg_rewind learns only from the control file that there is a new timeline.
-    primary.sql("SELECT txid_current()", "CHECKPOINT")
+    """Makes a server that was primary, or has lost its place, a replica; what only it has is thrown away.
+
+    Raises Refused.
+    """
+    # The first fails on a replica. pg_rewind learns only from a checkpoint that there is a new timeline.
+    primary.sql("SELECT txid_current()", "CHECKPOINT", DROP_LOST_SLOT)
     fence(old)
     try:
         rewind(primary, old)
-        say(f"{old.name} has forgotten what it alone had")
+        follow(primary, old)
     except Refused as error:
-        say(f"{old.name} cannot be rewound, and gets everything anew: {error}")
+        say(f"{old.name} gets everything anew, since it cannot be rewound: {error}")
+        fence(old)
         copy(primary, old)
-    follow(primary, old)
+        follow(primary, old)
     say(f"{old.name} follows {primary.name}")
 
 

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from fabric import Config
+from invoke import Context
 
-from deploy import failover
+from deploy import databases, failover, hosts
 from deploy.failover import Refused, Server
 from deploy.failover_drill import drill
 from deploy.local import pairs
@@ -152,6 +154,19 @@ def test_the_old_primary_only_reads_and_follows_when_it_has_forgotten_what_nobod
     replica.sql("DROP TABLE ours")
 
 
+def test_a_primary_that_nobody_can_reach_is_not_replaced_until_somebody_says_that_it_is_off(
+    stacks_own, replica, pgbouncer
+):
+    def no_answer(command: str) -> str:
+        raise Refused("No route to host")
+
+    unreachable = replace(replica, shell=no_answer)
+    with pytest.raises(Refused, match="No route to host"):
+        failover.failover(unreachable, stacks_own, [pgbouncer])
+    assert stacks_own.sql("SELECT pg_is_in_recovery()") == "t"
+    assert set(pgbouncer.databases(replica).values()) == {False}, "nobody waits any more"
+
+
 def test_without_it_the_drill_says_how_much_is_lost_and_no_id_comes_twice(stacks_own, replica, pgbouncer, kill, media):
     result = drill(replica, stacks_own, pgbouncer, kill, synchronous=False)
     assert 0 < result.lost < result.acknowledged
@@ -181,3 +196,11 @@ def test_a_replica_that_does_not_follow_is_not_promoted_while_the_primary_lives(
     with pytest.raises(Refused, match="does not follow"):
         failover.failover(stacks_own, replica, [pgbouncer])
     assert set(pgbouncer.databases(stacks_own).values()) == {False}
+
+
+def test_the_inventory_says_all_that_a_failover_must_know():
+    inventory = hosts.load(Context(Config()))
+    for name in inventory.postgres:
+        servers, pgbouncers = databases._reached(Context(Config()), name, "", "")
+        assert [server.name for server in servers] == inventory.postgres[name]
+        assert pgbouncers

@@ -70,7 +70,6 @@ def test_a_hung_master_costs_each_thread_no_more_than_one_look(watched, monkeypa
     monkeypatch.setattr(photo_map, "_source", source)
     for photo in photos:
         photo_map.remember(photo, owner)
-    client = redis_client.redis_client(url)
     eventually(lambda: watched.has_all(second, first))
     everybody = dict.fromkeys(photos, owner)
     with ThreadPoolExecutor(THREADS) as pool:
