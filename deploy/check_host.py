@@ -49,4 +49,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 3:
         wait(*address, sys.argv[3], json.loads(sys.argv[4]), int(sys.argv[5]))
     else:
-        print(json.dumps(ask(*address)))
+        try:
+            print(json.dumps(ask(*address)))
+        except (OSError, http.client.HTTPException) as error:
+            sys.exit(f"gunicorn does not answer: {type(error).__name__}")

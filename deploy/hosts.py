@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fabric import Config, Connection
-from invoke import Context, Exit
+from invoke import CommandTimedOut, Context, Exit
 from paramiko import RejectPolicy
 
 INVENTORY = Path(__file__).parent / "inventory.toml"
@@ -26,7 +26,7 @@ _began = time.monotonic()
 
 
 class CommandFailed(Exception):
-    """A command on a host ended with an error, or did not end in time. It reads as: host, command, what it said."""
+    """A command on a host ended with an error, or did not end in time. It reads as: the host, and what it said."""
 
 
 @dataclass(eq=False)
@@ -68,16 +68,19 @@ class Host:
         full = f"cd {shlex.quote(directory or self.directory)} && {{ {command}\n}}"
         try:
             done = self.connection.run(full, hide=True, warn=True, in_stream=False, timeout=seconds)
-        except Exception as error:  # of the network, of SSH, of our patience: all of them mean that it was not done
-            raise CommandFailed(f"{self.name}: {_first_line(command)}: {type(error).__name__} {error}") from error
+        except CommandTimedOut as error:
+            raise CommandFailed(f"{self.name}: not done within {seconds} s: {_first_line(command)}") from error
+        except Exception as error:  # of the network, of SSH
+            raise CommandFailed(f"{self.name}: {type(error).__name__} {error}: {_first_line(command)}") from error
         if done.failed:
-            said = (done.stderr + done.stdout).strip() or f"exit code {done.exited}"
-            raise CommandFailed(f"{self.name}: {_first_line(command)}: {said}")
+            said = (done.stderr + done.stdout).strip() or f"exit code {done.exited}: {_first_line(command)}"
+            raise CommandFailed(f"{self.name}: {said}")
         return done.stdout
 
     def put(self, local: Path, remote: str) -> None:
         """Copies a file to a path in the host's directory."""
         try:
+            self.connection.sftp().get_channel().settimeout(COMMAND_SECONDS)  # of each answer, not of the whole
             self.connection.put(str(local), f"{self.directory}/{remote}")
         except Exception as error:
             raise CommandFailed(f"{self.name}: {local.name} to {remote}: {type(error).__name__} {error}") from error

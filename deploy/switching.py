@@ -63,8 +63,8 @@ def switch(host: Host, release: str, before: dict[Host, State]) -> None:
         commands.append(f"{check(host)} {release} {shlex.quote(json.dumps(before[host].complaints))} {patience}")
     try:
         host.run(" && ".join(commands), SWITCH_SECONDS)
-    except CommandFailed as error:
-        host.say(f"is not well with {release}: {error}")
+    except CommandFailed:
+        host.say(f"is not well with {release}")
         raise
     host.say(f"runs {release}")
 
