@@ -46,7 +46,7 @@ def build(commit: str, directory: Path, name: str = "") -> Build:
     # since: in a release nothing does.
     compileall.compile_dir(tree, quiet=2, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     with tarfile.open(directory / "release.tar.gz", "w:gz", compresslevel=1) as archive:
-        archive.add(tree, arcname=".")
+        archive.add(tree, arcname=".", filter=_for_everybody)
     return Build(name, directory / "release.tar.gz", tree, requirements_of(tree))
 
 
@@ -119,6 +119,14 @@ def prune(host: Host, kept: list[str]) -> None:
             readlink -f releases/*/.venv | grep -qxF $(readlink -f $venv) || rm -rf $venv
         done"""
     )
+
+
+def _for_everybody(file: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The app's user can read it, whatever the umask of who deploys."""
+    file.mode |= 0o755 if file.isdir() else 0o644
+    file.uid = file.gid = 0
+    file.uname = file.gname = "root"
+    return file
 
 
 def _venv(host: Host, built: Build) -> str:
