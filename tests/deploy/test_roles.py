@@ -43,7 +43,7 @@ def files_of(inventory: Inventory, name: str) -> dict[str, File]:
 
 def here(text: str, directory: Path) -> str:
     """A text in which a host's directories are below one of ours, and the release's programs are our own."""
-    text = text.replace("/srv/instagram/current/venv", str(VENV))
+    text = text.replace("/srv/instagram/current/.venv", str(VENV))
     return re.sub(r"/(etc|srv|var/lib|var/log)/instagram", rf"{directory}/\1", text)
 
 
