@@ -121,9 +121,11 @@ class Pgbouncer:
             f"/{of_replicas}/! s/{replica.place}( |$)/{primary.place}\\1/",
             f"/{of_replicas}/  s/{primary.place}( |$)/{replica.place}\\1/",
         ]
-        edit = f"sed -Ei {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} {shlex.quote(self.ini)}"
+        ini = shlex.quote(self.ini)
+        # Not by sed's -i: that makes a new file, and the directory is root's.
+        edit = f"edited=$(sed -E {' '.join(f'-e {shlex.quote(edit)}' for edit in edits)} {ini})"
         orders = ["RELOAD", *(f"RESUME {database}" for database in databases)]
-        self.shell(f"{edit} && {self._psql('pgbouncer', 'pgbouncer', *orders)}")
+        self.shell(f"{edit} && printf '%s\\n' \"$edited\" > {ini} && {self._psql('pgbouncer', 'pgbouncer', *orders)}")
 
     def check_write(self, database: str) -> None:
         """Raises Refused where the app could not write."""
