@@ -33,6 +33,8 @@ def prepare_postgres(stack: Stack, server: str) -> None:
             if not cursor.fetchone():
                 cursor.execute(f"CREATE ROLE {role} {rights}")
             cursor.execute(f"ALTER ROLE {role} PASSWORD %s", [stack.secrets[f"{role}_password"]])
+        # Munin's plugins ask as the app does, and look at WAL and its archiving too.
+        cursor.execute("GRANT pg_monitor TO instagram")
         for name, value in ROLE_SETTINGS.items():
             cursor.execute(f"ALTER ROLE instagram SET {name} = %s", [value])
         for database in DATABASES[server]:

@@ -46,7 +46,7 @@ def servers() -> list[Server]:
 
 
 def fab(*arguments: str) -> subprocess.CompletedProcess:
-    command = [Path(sys.executable).with_name("fab"), *arguments, "--stack", STACK]
+    command = [sys.executable, "-m", "fabric", *arguments, "--stack", STACK]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -138,6 +138,37 @@ def with_setting(server: Server, directory: Path, name: str, value: str) -> Path
     for parent in [directory, *directory.parents][:3]:
         parent.chmod(0o755)
     return file
+
+
+# What Munin sees
+
+
+def seen(graph: str) -> list[float]:
+    """What the graph would show of each server."""
+    plugin = [sys.executable, ROOT / "deploy/munin/plugins/instagram_postgres"]
+    environment = os.environ | {"ENV_FILE": str(stack_of(STACK).dir / "env")}
+    said = subprocess.run(plugin, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
+    of_graph = said.split(f"multigraph {graph}\n")[1].split("multigraph")[0]
+    return [float(line.split()[1]) for line in of_graph.splitlines()]
+
+
+def test_munin_sees_how_old_the_last_backup_is(servers):
+    at_once(partial(back_up, kind="diff"), servers)
+    assert all(0 <= hours < 0.1 for hours in seen("instagram_backup_age"))
+
+
+def test_munin_sees_that_wal_does_not_arrive(servers):
+    server = servers[1]
+    assert seen("instagram_archive") == [0, 0]
+    order = 'for sql; do "$POSTGRES_BIN/psql" -XAtqc "$sql"; done'
+    reload = "SELECT pg_reload_conf()"
+    server.sh(order, "ALTER SYSTEM SET archive_command = 'false'", reload, "SELECT pg_switch_wal()")
+    try:
+        eventually(lambda: seen("instagram_archive")[1] > 0, 30, "archiving fails")
+    finally:
+        server.sh(order, "ALTER SYSTEM RESET archive_command", reload)
+        server.pgbackrest("check")
+    assert seen("instagram_archive") == [0, 0]
 
 
 # Restoring
