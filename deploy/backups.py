@@ -90,7 +90,11 @@ def backups_of(server: Server) -> list[Backup]:
 
 
 def back_up(server: Server, kind: str = "") -> Backup:
-    """Makes a base backup: of the kind, or a full one each week and otherwise what has changed since that."""
+    """Makes a base backup: of the kind, or a full one each week and otherwise what has changed since that.
+
+    A server's first one begins its part of the repository, and so its WAL's archive.
+    """
+    server.pgbackrest("stanza-create")
     server.pgbackrest("backup", f"--type={kind or kind_due(backups_of(server), datetime.now(UTC))}")
     return backups_of(server)[-1]
 

@@ -433,6 +433,7 @@ def first_statements(place: Place, server: str) -> str:
         password = place.secrets[f"{role.upper()}_PASSWORD"].replace("'", "''")
         statements.append(f"CREATE ROLE {role} {rights} PASSWORD '{password}'")
     statements += [f"ALTER ROLE instagram SET {setting} = '{value}'" for setting, value in ROLE_SETTINGS.items()]
+    statements.append("GRANT pg_monitor TO instagram")  # as in deploy/local/prepare.py
     databases = (
         [f"shards_{server}"] if server != next(iter(place.inventory.postgres)) else ["directory", f"shards_{server}"]
     )
