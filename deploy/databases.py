@@ -66,7 +66,7 @@ def _told() -> Iterator[None]:
     """What is refused ends the task with a sentence."""
     try:
         yield
-    except (Refused, CommandFailed) as error:
+    except Refused as error:
         raise Exit(str(error)) from None
 
 
@@ -90,8 +90,8 @@ def _server(host: Host) -> Server:
         name=host.name,
         host=host.address,
         shell=_shell(host, "postgres"),
-        start=lambda: host.run(role["start"], SECONDS, "/"),
-        stop=lambda: host.run(role["stop"], SECONDS, "/"),
+        start=lambda: _run(host, role["start"]),
+        stop=lambda: _run(host, role["stop"]),
         **{name: role[name] for name in ("port", "data", "config", "bin", "passfile")},
     )
 
@@ -103,10 +103,11 @@ def _pgbouncer(host: Host) -> Pgbouncer:
 
 
 def _shell(host: Host, user: str) -> steps.Shell:
-    def run(command: str) -> str:
-        try:
-            return host.run(f"sudo -nu {user} sh -c {shlex.quote(command)}", SECONDS, "/")
-        except CommandFailed as error:
-            raise Refused(str(error)) from None
+    return lambda command: _run(host, f"sudo -nu {user} sh -c {shlex.quote(command)}")
 
-    return run
+
+def _run(host: Host, command: str) -> str:
+    try:
+        return host.run(command, SECONDS, "/")
+    except CommandFailed as error:
+        raise Refused(str(error)) from None

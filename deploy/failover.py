@@ -53,8 +53,8 @@ class Server:
     bin: str  # where Postgres' programs are
     passfile: str  # on its host: libpq's, with the passwords of `postgres` and `replicator`
     shell: Shell  # as the user that it runs as
-    start: Callable[[], None]
-    stop: Callable[[], None]  # politely, or if that takes too long, by force; nothing, if it does not run
+    start: Callable[[], object]  # raises Refused, and so does the next
+    stop: Callable[[], object]  # politely, or if that takes too long, by force; nothing, if it does not run
 
     @property
     def place(self) -> str:
@@ -254,6 +254,9 @@ def rewind(primary: Server, old: Server) -> None:
 
 def copy(primary: Server, replica: Server) -> None:
     """A base backup in place of what the replica has. (Without its last file, pg_control, nobody could start it.)"""
+    # While it has something: a primary that it cannot reach, or not log in to, would leave it with nothing.
+    way = f"{primary.place} user=replicator dbname=replication replication=true"
+    replica.run(f"psql -XAtq -d '{way}' -c IDENTIFY_SYSTEM")
     replica.shell(f"find {replica.data} -mindepth 1 -delete")
     replica.run(f"pg_basebackup -d '{primary.place} user=replicator' -D {replica.data} --checkpoint=fast")
     replica.shell(f"touch {replica.data}/standby.signal")
