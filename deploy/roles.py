@@ -25,8 +25,9 @@ UNITS = "/etc/systemd/system"
 APNS_KEY = f"{ETC}/apns.p8"
 POSTGRES = "/usr/lib/postgresql/15/bin"  # Debian 12's
 
-# What all hosts get. Tokens and signatures are good for minutes: chrony keeps the clock right.
-BASE_PACKAGES = ["ca-certificates", "chrony", "logrotate", "nftables", "sudo"]
+# What all hosts get. Tokens and signatures are good for minutes: chrony keeps the clock right. Without dbus, `deploy`
+# could not ask systemd how a service is.
+BASE_PACKAGES = ["ca-certificates", "chrony", "dbus", "logrotate", "nftables", "sudo"]
 APP_PACKAGES = ["python3", "python3-venv"]
 
 # The operator's secrets (deploy/secrets.example.env): those that open a server of ours, and settings of the app.

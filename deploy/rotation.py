@@ -12,7 +12,7 @@ from deploy.upstreams import server_lines
 
 # Reloads nginx, and returns when none of the old workers takes requests any more: those that are busy finish them.
 RELOAD = r"""
-master=$(cat {pid_file})
+master=$({master}) || exit 1
 old=$(grep -l "^PPid:[[:space:]]*$master$" /proc/[0-9]*/status 2>/dev/null | cut -d/ -f3)
 {reload} || exit 1
 for worker in $old; do
@@ -58,7 +58,7 @@ def take_out(inventory: Inventory, out: Collection[Host]) -> None:
         file = shlex.quote(role["app_servers"])
         edge.run(
             f"printf %s {text} > {file}.new && mv {file}.new {file}\n"
-            + RELOAD.format(pid_file=shlex.quote(role["pid_file"]), reload=role["reload"])
+            + RELOAD.format(master=role["master"], reload=role["reload"])
         )
         edge.say(f"sends no requests to {', '.join(host.name for host in out)}" if out else "sends requests to all")
 

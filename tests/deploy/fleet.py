@@ -65,7 +65,7 @@ restart = "./restart"
 app_servers = "{root}/app_servers.conf"
 maintenance = "{root}/maintenance"
 reload = "{nginx} -c {root}/nginx.conf -s reload"
-pid_file = "{root}/nginx/nginx.pid"
+master = "cat {root}/nginx/nginx.pid"
 
 [hosts]
 edge1 = {{ address = "127.0.1.11", directory = "{root}", roles = ["edge"] }}
