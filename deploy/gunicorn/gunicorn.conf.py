@@ -10,6 +10,9 @@ from gunicorn import util
 
 bind = os.environ["GUNICORN_BIND"]
 wsgi_app = "instagram.wsgi:application"
+# The code is loaded once, before anything is listened to. Else a start would take connections that nobody answers for
+# the seconds of loading; so, nginx is refused and asks another. And a process that died is replaced at once.
+preload_app = True
 
 # Threads, since a request mostly waits for Redis, Memcached and Postgres. 32 at once fit pgbouncer's pool of
 # 20: few of them are in a transaction at the same moment.

@@ -221,13 +221,6 @@ def envelope(response: requests.Response) -> tuple[int, str]:
     return meta["code"], meta["error_type"]
 
 
-def test_without_the_app_the_edge_answers_503_in_the_envelope(stopped):
-    stopped("gunicorn")
-    response = get("/v1/users/self/feed")
-    assert envelope(response) == (503, "APIError")
-    assert response.headers["Retry-After"] == "1"
-
-
 @pytest.mark.parametrize(
     ("method", "path", "options", "answer"),
     [
