@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from deploy.failover import CREATE_SLOT, DROP_LOST_SLOT
 from deploy.failover import NAME as REPLICA
 from deploy.firewall import ruleset
 from deploy.hosts import Host, Inventory
@@ -407,11 +408,14 @@ def new_primary(data: dict[str, Any]) -> str:
 
 def new_replica(data: dict[str, Any], primary: Host) -> str:
     """A shell command that copies the primary, and follows it from there on by a slot."""
-    way = f"host={primary.address} port={data['port']} user=replicator application_name={REPLICA}"
+    way = f"host={primary.address} port={data['port']} user=replicator passfile={data['passfile']}"
+    # The replica before it may have left its slot, and so does an attempt that failed.
+    slot = " ".join(f"-c {shlex.quote(statement)}" for statement in (DROP_LOST_SLOT, CREATE_SLOT))
     return as_postgres(
         data,
-        f"{data['bin']}/pg_basebackup -d '{way} passfile={data['passfile']}' -D {data['data']}.new"
-        f" --write-recovery-conf --create-slot --slot={REPLICA} --checkpoint=fast",
+        f"{data['bin']}/psql -XAtq -v ON_ERROR_STOP=1 -d '{way} dbname=postgres' {slot}"
+        f" && {data['bin']}/pg_basebackup -d '{way} application_name={REPLICA}' -D {data['data']}.new"
+        f" --write-recovery-conf --slot={REPLICA} --checkpoint=fast",
     )
 
 
