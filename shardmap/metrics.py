@@ -42,7 +42,7 @@ def totals(directory: Path) -> Mapping[tuple[str, ...], float]:
 
 
 def _own_place() -> str:
-    """The number of this process's place, which its death gives back; after a fork, a new one."""
+    """The name of this process's place, which its death gives back; after a fork, a new one."""
     global _place, _owner, _lock
     if _owner != os.getpid():
         _place, _lock = _take_place()
@@ -52,15 +52,18 @@ def _own_place() -> str:
 
 def _take_place() -> tuple[str, object]:
     for number in itertools.count():
-        lock = open(Path(settings.METRICS_DIR) / f"{number}.lock", "w")  # noqa: SIM115  (for as long as we live)
+        place = f"{os.getuid()}-{number}"  # not everybody may write everybody's files
+        lock = open(Path(settings.METRICS_DIR) / f"{place}.lock", "w")  # noqa: SIM115  (for as long as we live)
         with suppress(BlockingIOError):
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: no fork inherits it
-            return str(number), lock
+            return place, lock
         lock.close()
 
 
 @cache
 def _value_class() -> type:
+    if not os.access(settings.METRICS_DIR, os.W_OK):
+        return values.MutexValue  # an operator's shell, say, whose user may not write there: nobody reads that
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = settings.METRICS_DIR
     return values.MultiProcessValue(_own_place)
 

@@ -228,6 +228,15 @@ def test_the_dead_leave_their_place_and_what_they_counted(tmp_path):
         process.communicate("", timeout=20)
 
 
+def test_who_may_not_write_there_is_not_kept_from_work(tmp_path):
+    command = [sys.executable, "-c", COUNTING]
+    environment = {**os.environ, "METRICS_DIR": str(tmp_path / "nowhere")}
+    done = subprocess.run(
+        command, env=environment, cwd=layout.ROOT, input="", capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "counted\n"), done.stderr
+
+
 # The master
 
 
