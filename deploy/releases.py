@@ -57,6 +57,10 @@ def rollback(context: Context, inventory: str = "") -> None:
     each([*coded, *known.of("edge")], Host.connect)
     with locked(known, "rolls back"):
         live = live_releases(known.lock)
+        # A deploy that was cut off has switched the first app server, perhaps, and not noted it yet.
+        running = app[0].run("readlink current || true").strip().rpartition("/")[2]
+        if running not in live:
+            live.append(running)
         if len(live) < 2:
             raise Exit("There is no release to go back to.")
         release = live[-2]
