@@ -14,7 +14,6 @@ HARMLESS = (
     operations.AddIndex,
     operations.RemoveIndex,
     operations.RenameIndex,
-    operations.RemoveConstraint,
     operations.AlterModelOptions,
     operations.AlterModelManagers,
     operations.AlterModelTableComment,
