@@ -44,8 +44,8 @@ OPTIONAL_SECRETS = (
 
 TIMERS = ("instagram-backup@full.timer", "instagram-backup@diff.timer")
 
-# Of a Postgres' 100 (postgresql.conf); the rest is for people, migrations and replicas.
-CONNECTIONS_OF_ALL_POOLS = 80
+# Of a Postgres' 100 (postgresql.conf); the rest is for people, migrations, and the pools' reserves.
+CONNECTIONS_OF_ALL_POOLS = 72
 
 
 @dataclass
@@ -285,6 +285,8 @@ def pgbouncer(place: Place) -> Part:
         databases += [f"shards_{server}_replica = {replica} dbname=shards_{server}" for replica in replicas]
     # Who is primary is where pgbouncer leads to, and `fab failover` changes it here.
     leads = File(data["ini"], "[databases]\n" + "\n".join(databases) + "\n", "postgres", 0o600, only_if_missing=True)
+    # One Postgres has two databases.
+    size = max(2, min(20, CONNECTIONS_OF_ALL_POOLS // (2 * len(place.inventory.of("pgbouncer")))))
     users = ("instagram", "pgbouncer")
     userlist = "".join(f'"{user}" "{place.secrets[f"{user.upper()}_PASSWORD"]}"\n' for user in users)
     conf = template(
@@ -293,8 +295,8 @@ def pgbouncer(place: Place) -> Part:
         port=data["port"],
         userlist=f"{ETC}/pgbouncer.users",
         databases=f"%include {leads.path}",
-        # One Postgres has two databases.
-        pool_size=max(2, min(20, CONNECTIONS_OF_ALL_POOLS // (2 * len(place.inventory.of("pgbouncer"))))),
+        pool_size=size,
+        reserve_pool_size=size // 4,
     )
     files = [
         *unit_files("instagram-pgbouncer"),

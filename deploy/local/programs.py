@@ -207,6 +207,7 @@ def pgbouncer(stack: Stack) -> Program:
         userlist=userlist,
         databases="\n".join(databases),
         pool_size=20,
+        reserve_pool_size=5,
     )
     return Program(
         "pgbouncer",
