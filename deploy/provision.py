@@ -96,10 +96,9 @@ def provision_host(host: Host, inventory: Inventory, secrets: dict[str, str]) ->
     packages(steps, needed)
     users_and_directories(steps, host)
     services = [service for part in needed for service in part.services]
-    for file in [file for part in needed for file in part.files]:
+    files = [*(file for part in needed for file in part.files), *(file for one in services for file in one.files)]
+    for file in {file.path: file for file in files}.values():
         put(steps, file)
-    for path in {file.path: file for service in services for file in service.files}.values():
-        put(steps, path)
     root.run("systemctl daemon-reload")
     for part in needed:
         for what, done, command in part.prepare:
@@ -159,14 +158,13 @@ def first_release(steps: Steps, host: Host, inventory: Inventory) -> None:
     if not steps.unless(f"test -e {host.directory}/current", "true", "a release"):
         return
     live = [] if inventory.lock is host else live_releases(inventory.lock)
-    with tempfile.TemporaryDirectory() as directory:
-        for number, name in enumerate(live[-2:] or [""]):
-            place = Path(directory, str(number))
-            place.mkdir()
-            built = build(name.rpartition("-")[2] or "HEAD", place, name)
-            ship(host, built)
+    for name in live[-2:] or [""]:
+        with tempfile.TemporaryDirectory() as directory:
+            built = build(name.rpartition("-")[2] or "HEAD", Path(directory), name)
+            if host.run(f"test -e releases/{built.name} || echo missing"):
+                ship(host, built)
             install([host], built)
-            log([host], "deploy", built.name)
+        log([host], "deploy", built.name)
     host.run(f"ln -sfn releases/{built.name} .current && mv -T .current current")
 
 

@@ -24,7 +24,6 @@ ETC = "/etc/instagram"
 STATE = "/var/lib/instagram"
 UNITS = "/etc/systemd/system"
 APNS_KEY = f"{ETC}/apns.p8"
-POSTGRES = "/usr/lib/postgresql/15/bin"  # Debian 12's
 
 # What all hosts get. Tokens and signatures are good for minutes: chrony keeps the clock right. Without dbus, `deploy`
 # could not ask systemd how a service is.

@@ -147,7 +147,20 @@ def test_the_app_is_nobody_to_its_host(app1):
         app1.bare.run(f"{inside} touch /srv/instagram/releases/x /etc/x /var/x 2>&1 || echo refused").count("Read-only")
         == 3
     )
-    assert app1.bare.run("runuser -u deploy -- sudo -n -l").count("NOPASSWD") == 1
+    app1.bare.run("visudo -c")
+    rights = app1.bare.run("runuser -u deploy -- sudo -n -l").partition("NOPASSWD")[2]
+    assert "systemctl restart instagram-gunicorn" in rights
+    assert app1.bare.run("runuser -u deploy -- sudo -n id 2>&1 || echo refused").endswith("refused\n")
+
+
+def test_the_firewall_is_one_that_the_kernel_takes(app1):
+    # In a network of its own: there, it locks out nobody.
+    load = "nft -f /etc/instagram/firewall.nft && nft list table inet instagram"
+    command = ["unshare", "--net", "chroot", app1.bare.root, "/bin/sh", "-c", f"PATH=/usr/sbin:/usr/bin; {load}"]
+    rules = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert rules.returncode == 0, rules.stderr
+    assert "policy drop" in rules.stdout
+    assert f"tcp dport {app1.bare.port} accept" in rules.stdout  # SSH
 
 
 def test_secrets_that_others_may_read_are_refused(tmp_path):
