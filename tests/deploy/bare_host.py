@@ -14,7 +14,7 @@ from tests.support import eventually
 HOST = "127.0.0.1"
 # What every Debian host has, and no more: no Python, no server.
 SYSTEM = "systemd-sysv,dbus,openssh-server"
-MAKE_SECONDS = 400
+MAKE_SECONDS = 600
 BOOT_SECONDS = 60
 
 
@@ -33,7 +33,11 @@ class BareHost:
         self.port = free_port()
 
     def __enter__(self) -> "BareHost":
-        self.install()
+        try:
+            self.install()
+        except BaseException:
+            shutil.rmtree(self.root, ignore_errors=True)
+            raise
         self.allow_ssh()
         # Its own processes, mounts, cgroups and devices; the kernel's settings are out of its reach.
         command = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no"]
@@ -64,10 +68,10 @@ class BareHost:
         how = subprocess.check_output(["apt-config", "dump"], text=True).splitlines()
         options = [f"--aptopt={one}" for one in how if one.startswith(("Acquire::http", "Acquire::Check"))]
         subprocess.run(
-            # A throwaway: neither synced to the disk after each file, nor documented.
-            ["mmdebstrap", "--quiet", "--variant=apt", f"--include={SYSTEM}", "--dpkgopt=force-unsafe-io",
+            # A throwaway: neither synced to the disk after each file, nor documented. (It has children, and timeout ends them.)
+            ["timeout", str(MAKE_SECONDS), "mmdebstrap", "--quiet", "--variant=apt", f"--include={SYSTEM}", "--dpkgopt=force-unsafe-io",
              "--dpkgopt=path-exclude=/usr/share/doc/*", *options, release, str(self.root), "-"],
-            input=sources, text=True, check=True, timeout=MAKE_SECONDS,
+            input=sources, text=True, check=True, timeout=MAKE_SECONDS + 10,
         )  # fmt: skip
 
     def allow_ssh(self) -> None:
