@@ -67,10 +67,12 @@ class BareHost:
         sources = "\n".join(dict.fromkeys(one for one in found.splitlines() if one.split()[2] in ours))
         how = subprocess.check_output(["apt-config", "dump"], text=True).splitlines()
         options = [f"--aptopt={one}" for one in how if one.startswith(("Acquire::http", "Acquire::Check"))]
+        # A throwaway: neither synced to the disk after each file, nor documented.
+        options += ["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/doc/*"]
         subprocess.run(
-            # A throwaway: neither synced to the disk after each file, nor documented. (It has children, and timeout ends them.)
-            ["timeout", str(MAKE_SECONDS), "mmdebstrap", "--quiet", "--variant=apt", f"--include={SYSTEM}", "--dpkgopt=force-unsafe-io",
-             "--dpkgopt=path-exclude=/usr/share/doc/*", *options, release, str(self.root), "-"],
+            # `timeout` ends its children as well.
+            ["timeout", str(MAKE_SECONDS), "mmdebstrap", "--quiet", "--variant=apt", f"--include={SYSTEM}", *options,
+             release, str(self.root), "-"],
             input=sources, text=True, check=True, timeout=MAKE_SECONDS + 10,
         )  # fmt: skip
 
