@@ -161,7 +161,7 @@ def failover(
         for pgbouncer, databases in led.items():
             pgbouncer.hold(databases)
         if not host_is_off:
-            fence(primary)
+            fence(primary, at_once=not is_alive)
         say(f"{primary.name} is {'off, you say' if host_is_off else 'stopped, and would only read if it were started'}")
         promote(replica, end_of_wal(primary) if is_alive else None)
         say(f"{replica.name} is promoted")
@@ -188,11 +188,13 @@ def roles(servers: list[Server], pgbouncers: list[Pgbouncer]) -> tuple[Server, S
     return (one, other) if leading.pop() else (other, one)
 
 
-def fence(primary: Server) -> None:
-    """Sees to it that a server takes no writes."""
+def fence(primary: Server, at_once: bool = False) -> None:
+    """Sees to it that a server takes no writes. One that hangs is not to be waited for politely."""
     signal = f"{primary.data}/standby.signal"
     primary.shell(f"touch {signal}")
     try:
+        if at_once:
+            primary.shell(f"{primary.bin}/pg_ctl stop -m immediate -t 3 -D {primary.data} || true")
         primary.stop()
     except Refused:
         primary.shell(f"rm {signal}")
