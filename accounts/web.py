@@ -97,12 +97,13 @@ def _answer(request: HttpRequest, *, view: View, **path_params: str) -> HttpResp
         response = error_page(request, 400, "That did not work", "Please go back and try again.")
     except AWAY as error:
         logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
-        message = f"Please try again in a moment. ({_capture(request, error)})"
+        message = f"Please try again in a moment. ({sentry.capture_away(request, error, _user_id(request))})"
         response = error_page(request, 503, "We cannot do that right now", message)
         response["Retry-After"] = "1"
     except Exception as error:
         logger.exception("%s %s", request.method, request.path)
-        message = f"It is our fault; we have been told, as {_capture(request, error)}."
+        event_id = sentry.capture_request(request, error, _user_id(request))
+        message = f"It is our fault; we have been told, as {event_id}."
         response = error_page(request, 500, "Something went wrong here", message)
     for name, value in HEADERS.items():
         response.setdefault(name, value)
@@ -113,10 +114,10 @@ def _answer(request: HttpRequest, *, view: View, **path_params: str) -> HttpResp
     return response
 
 
-def _capture(request: HttpRequest, error: Exception) -> str:
-    # Who it is, if that was asked already: asking may be what fails.
+def _user_id(request: HttpRequest) -> int | None:
+    # If Django has asked already: asking may be what fails.
     user = getattr(request, "_cached_user", None)
-    return sentry.capture_request(request, error, user and user.pk)
+    return user and user.pk
 
 
 def show(request: HttpRequest, template: str, status: int = 200, **context) -> HttpResponse:

@@ -330,7 +330,7 @@ def _response_to(request: HttpRequest, error: Exception, user_id: int | None = N
             return envelope.error(request, 413, "APIInvalidParametersError", message)
         case _ if isinstance(error, AWAY):
             logger.warning("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
-            event_id = sentry.capture_request(request, error, user_id)
+            event_id = sentry.capture_away(request, error, user_id)
             message = f"we cannot answer that right now; please try again in a moment ({event_id})"
             response = envelope.error(request, 503, "APIError", message)
             response["Retry-After"] = "1"
