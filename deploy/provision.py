@@ -15,7 +15,7 @@ from fabric import task
 from invoke import Context, Exit
 
 from deploy import hosts
-from deploy.hosts import CommandFailed, Host, Inventory
+from deploy.hosts import CommandFailed, Host, Inventory, try_each
 from deploy.local.layout import Failed
 from deploy.local.machine import INSTALL
 from deploy.record import live_releases, log
@@ -125,6 +125,13 @@ def packages(steps: Steps, needed: list[Part]) -> None:
 
 def users_and_directories(steps: Steps, host: Host) -> None:
     steps.unless("id instagram && id deploy", USERS, "users: instagram, deploy")
+    # Debian's installer leads a host's own name to 127.0.1.1, where no server of ours listens: a deploy's check and
+    # a failover, which use the name there, would not find them.
+    steps.unless(
+        "! grep -q '^127[.]0[.]1[.]1[[:space:]]' /etc/hosts",
+        f"sed -Ei 's/^127[.]0[.]1[.]1([[:space:]])/{ip(host)}\\1/' /etc/hosts",
+        "its name leads to its address",
+    )
     keys, home = "/root/.ssh/authorized_keys", "/home/deploy/.ssh"
     steps.unless(
         f"cmp {keys} {home}/authorized_keys",
@@ -157,7 +164,7 @@ def first_release(steps: Steps, host: Host, inventory: Inventory) -> None:
     """What the other hosts run, and what `fab rollback` would go back to; or, where nothing runs yet, HEAD."""
     if not steps.unless(f"test -e {host.directory}/current", "true", "a release"):
         return
-    live = [] if inventory.lock is host else live_releases(inventory.lock)
+    live = what_runs(host, inventory)
     for name in live[-2:] or [""]:
         with tempfile.TemporaryDirectory() as directory:
             built = build(name.rpartition("-")[2] or "HEAD", Path(directory), name)
@@ -166,6 +173,15 @@ def first_release(steps: Steps, host: Host, inventory: Inventory) -> None:
             install([host], built)
         log([host], "deploy", built.name)
     host.run(f"ln -sfn releases/{built.name} .current && mv -T .current current")
+
+
+def what_runs(host: Host, inventory: Inventory) -> list[str]:
+    """The releases that went live, as the lock's host knows; or the others, where that is the new one."""
+    if host is not inventory.lock:
+        return live_releases(inventory.lock)
+    others = [other for other in inventory.of("app", "worker", "push") if other is not host]
+    known, _ = try_each(others, live_releases)  # in a first installation, none of them answers
+    return max(known.values(), key=len, default=[])
 
 
 def start(steps: Steps, service: Service) -> None:
