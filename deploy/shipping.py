@@ -80,7 +80,7 @@ def ship(host: Host, built: Build) -> None:
     host.put(built.archive, f"releases/.{name}.tar.gz")
     host.run(
         f"cd releases && tar xzf .{name}.tar.gz -C .{name} && rm .{name}.tar.gz"
-        f" && ln -s {_venv(host, built)} .{name}/.venv && mv .{name} {name}"
+        f" && ln -sfn {_venv(host, built)} .{name}/.venv && mv .{name} {name}"
     )
     host.say(f"has {name}")
 
