@@ -86,6 +86,15 @@ class Host:
         except Exception as error:
             raise CommandFailed(f"{self.name}: {local.name} to {remote}: {type(error).__name__} {error}") from error
 
+    def write(self, text: str, path: str) -> None:
+        """Makes it the text of a file. Raises CommandFailed."""
+        try:
+            self.connection.sftp().get_channel().settimeout(COMMAND_SECONDS)
+            with self.connection.sftp().open(path, "w") as file:
+                file.write(text)
+        except Exception as error:
+            raise CommandFailed(f"{self.name}: {path}: {type(error).__name__} {error}") from error
+
     def say(self, text: str) -> None:
         """Tells the person at the keyboard, with the seconds since `fab` began."""
         with _printing:

@@ -154,8 +154,7 @@ def put(steps: Steps, file: File) -> None:
     changed = there != f"{file.owner} {file.mode:o}\n{file.text}" and not (there and file.only_if_missing)
     if changed:
         host.run(f"mkdir -p $(dirname {path}) && install -m 600 /dev/null {draft}")
-        with host.connection.sftp().open(f"{file.path}.new", "w") as remote:
-            remote.write(file.text)
+        host.write(file.text, f"{file.path}.new")
         host.run(f"chown {file.owner}: {draft} && chmod {file.mode:o} {draft} && mv {draft} {path}")
     steps.did(file.path, changed)
 
