@@ -18,7 +18,9 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 NAME = "replica"  # as a replica calls itself, and its slot on the primary; synchronous_standby_names asks for it
 PATIENCE = 60  # seconds for a server to replay what it has, or to follow
@@ -35,6 +37,7 @@ HOLD_SECONDS = 2  # that transactions have to end by themselves, where the old p
 
 Shell = Callable[[str], str]  # runs a command on a host and returns what it prints; raises Refused
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -148,7 +151,7 @@ def failover(
     A primary that is alive is shut down in order, and loses nothing. What a dead one had not sent yet is lost: nothing
     that was acknowledged, if replication was synchronous.
     """
-    led = {pgbouncer: pgbouncer.databases(primary) for pgbouncer in pgbouncers}
+    led = dict(everywhere(lambda pgbouncer: (pgbouncer, pgbouncer.databases(primary)), pgbouncers))
     if not any(led.values()):
         raise Refused(f"{replica.name} is the primary already")
     is_alive = not host_is_off and primary.is_alive()
@@ -158,18 +161,15 @@ def failover(
         )
     began = time.monotonic()
     try:
-        for pgbouncer, databases in led.items():
-            pgbouncer.hold(databases)
+        everywhere(lambda pgbouncer: pgbouncer.hold(led[pgbouncer]), pgbouncers)
         if not host_is_off:
             fence(primary, at_once=not is_alive)
         say(f"{primary.name} is {'off, you say' if host_is_off else 'stopped, and would only read if it were started'}")
         promote(replica, end_of_wal(primary) if is_alive else None)
         say(f"{replica.name} is promoted")
-        for pgbouncer, databases in led.items():
-            pgbouncer.lead(replica, primary, databases)
+        everywhere(lambda pgbouncer: pgbouncer.lead(replica, primary, led[pgbouncer]), pgbouncers)
     except BaseException:
-        for pgbouncer in pgbouncers:
-            pgbouncer.go_on(primary, replica)
+        everywhere(lambda pgbouncer: pgbouncer.go_on(primary, replica), pgbouncers)
         raise
     seconds = time.monotonic() - began
     for pgbouncer, databases in led.items():
@@ -179,10 +179,16 @@ def failover(
     return seconds
 
 
+def everywhere(work: Callable[[Pgbouncer], T], pgbouncers: list[Pgbouncer]) -> list[T]:
+    """The work at all of them at the same time: clients wait for the last one. Raises Refused when all have ended."""
+    with ThreadPoolExecutor(len(pgbouncers)) as pool:
+        return list(pool.map(work, pgbouncers))
+
+
 def roles(servers: list[Server], pgbouncers: list[Pgbouncer]) -> tuple[Server, Server]:
     """Which of two servers is primary, and which its replica. Raises Refused if not all pgbouncers agree."""
     one, other = servers
-    leading = {bool(pgbouncer.databases(one)) for pgbouncer in pgbouncers}
+    leading = set(everywhere(lambda pgbouncer: bool(pgbouncer.databases(one)), pgbouncers))
     if len(leading) != 1:
         raise Refused(f"some pgbouncers lead to {one.name}, and some to {other.name}: say --to which, once more")
     return (one, other) if leading.pop() else (other, one)
