@@ -26,8 +26,11 @@ _printing = threading.Lock()
 _began = time.monotonic()
 
 
-class CommandFailed(Exception):
-    """A command on a host ended with an error, or did not end in time. It reads as: the host, and what it said."""
+class CommandFailed(Exit):
+    """A command on a host ended with an error, or did not end in time. It reads as: the host, and what it said.
+
+    It is an Exit, so that a task that nobody could save ends with that sentence, and not with a traceback.
+    """
 
 
 @dataclass(eq=False)
