@@ -12,6 +12,7 @@ are as many files as processes ever lived at a time, and sums never go backwards
 import fcntl
 import itertools
 import os
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -24,6 +25,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 __all__ = ["Counter", "Histogram", "labelled", "totals"]
 
 _place, _owner, _lock = "", 0, None
+_choosing = threading.Lock()
 
 
 def labelled(metric: Counter | Histogram) -> Callable[..., Counter | Histogram]:
@@ -69,5 +71,11 @@ def _value_class() -> type:
 
 
 if settings.METRICS_DIR:
-    # Made at the first value, not at the import: most commands of manage.py count nothing.
-    values.ValueClass = lambda *args, **options: _value_class()(*args, **options)
+
+    def _new_value(*args, **options):
+        """Its class is made at the first value, not at the import: most commands of manage.py count nothing."""
+        with _choosing:  # two threads' first values would get a class each, which write over one another's file
+            chosen = _value_class()
+        return chosen(*args, **options)
+
+    values.ValueClass = _new_value
