@@ -96,7 +96,8 @@ def up(name: str) -> None:
 
 
 def configuration(stack: Stack) -> list[Path]:
-    return [*stack.conf.iterdir(), VENV / "installed"]
+    # Below munin/ are directories, which are as new as what is in them.
+    return [*stack.conf.iterdir(), *(stack.conf / "munin").iterdir(), VENV / "installed", BUGSINK_VENV / "installed"]
 
 
 def newest(files: list[Path]) -> float:

@@ -408,7 +408,8 @@ def munin_node(stack: Stack) -> Program:
     make_dir(home / "plugins")
     for plugin in [*(DEPLOY / "munin/plugins").iterdir(), *(DEBIANS_PLUGINS / name for name in HOST_PLUGINS)]:
         link = home / "plugins" / plugin.name
-        if not link.is_symlink():
+        if not link.exists():
+            link.unlink(missing_ok=True)  # it leads to where the clone was
             link.symlink_to(plugin)
     configured(
         stack,
@@ -448,7 +449,8 @@ def munin(stack: Stack) -> Program:
     conf = configured(stack, "munin/munin.conf", "munin.conf", SERVER_USER, data=data, pagerduty=pagerduty, nodes=node)
     a_round = configured(stack, "munin/round.sh", "munin-round", SERVER_USER, data=data, conf=conf, pagerduty=pagerduty)
     each_5_minutes = 'while :; do sh "$0"; sleep $((300 - $(date +%s) % 300)); done'
-    return Program("munin", ["nice", "sh", "-c", each_5_minutes, str(a_round)], user=SERVER_USER)
+    # SIGKILL reaches the whole group: else its round would go on without the shell, and write what `clean` removes.
+    return Program("munin", ["nice", "sh", "-c", each_5_minutes, str(a_round)], user=SERVER_USER, stop_signal="KILL")
 
 
 def bugsink(stack: Stack) -> Program:
@@ -466,7 +468,8 @@ def bugsink(stack: Stack) -> Program:
     file = configured(stack, "bugsink/gunicorn.conf.py", "bugsink.gunicorn.py", None, **values)
     return Program(
         "bugsink",
-        [str(BUGSINK_VENV / "bin/gunicorn"), f"--config={file}"],
+        # -B: no __pycache__ beside its configuration, which would be newer than what runs.
+        [str(BUGSINK_VENV / "bin/python"), "-B", str(BUGSINK_VENV / "bin/gunicorn"), f"--config={file}"],
         is_up=answers(stack.ports["bugsink"], "GET /health/ready HTTP/1.0\r\n\r\n", "HTTP/1.0 200"),
     )
 
