@@ -22,7 +22,8 @@ _next_away = 0.0
 
 
 def start(program: str) -> None:
-    """To be called in each process, after the fork. Without SENTRY_DSN nothing is sent.
+    """To be called in each program, before it forks or after: each process begins to send with its first event. Without
+    SENTRY_DSN nothing is sent.
 
     What is captured goes out in the background, from a queue that takes 100; what is too much for that is dropped.
     """
