@@ -184,6 +184,8 @@ def prepare_venv(venv: Path, *files: Path) -> None:
                 "install",
                 "--disable-pip-version-check",
                 "--progress-bar=off",
+                "--no-deps",  # all are in the lists: nothing to find out, and nothing comes that is not there
+                "--no-compile",  # Python does that with what is used, which is less than half
             ]
             for file in files:
                 pip += ["-r", str(file)]
