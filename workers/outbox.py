@@ -63,8 +63,7 @@ def enqueue_many(job: str, args_of_each: list[dict]) -> None:
         return
     database = _database_of_change(job)
     jobs = [(row_id, job) for row_id in _insert(database, job, args_of_each, GRACE)]
-    # Robust: the change is committed, whatever happens now.
-    transaction.on_commit(partial(submit, database, jobs), using=database, robust=True)
+    transaction.on_commit(partial(submit, database, jobs), using=database)
 
 
 def enqueue_in(delay: datetime.timedelta, job: str, **args) -> None:
@@ -164,6 +163,8 @@ def submit(database: str, jobs: list[tuple[int, str]]) -> None:
         gearman.submit(database, jobs)
     except gearman.Unavailable as error:
         logger.warning("gearmand is away, %d jobs wait for the relay: %s", len(jobs), error)
+    except Exception:  # the change is committed, whatever this is: the caller goes on
+        logger.exception("%d jobs wait for the relay", len(jobs))
 
 
 # By due_at, which each submit moves on: a backlog of jobs that nobody takes does not keep the others from their turn.
