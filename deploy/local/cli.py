@@ -42,6 +42,8 @@ DEMO = ROOT / "deploy/local/demo.py"
 # Processes that run tests, each on a stack of its own: most of their time they wait for something. A stack is 1.3 GB.
 TEST_STACKS = [name for name in OFFSETS if name.startswith("test")]
 BYTES_OF_A_STACK = 2_000_000_000
+# A deploy to ten hosts, a host made from nothing, a drill: minutes of work each, so they are called by their mark.
+NO_REHEARSALS = ("-m", "not rehearsal")
 
 # Seconds for a program to come up. A Postgres that was killed replays its WAL first.
 PATIENCE = 60
@@ -209,7 +211,10 @@ def test(arguments: list[str]) -> int:
     prepare_local_dir()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     stacks = TEST_STACKS[: 1 if arguments else max(1, memory // BYTES_OF_A_STACK)]
-    pytest = ["pytest", *(arguments or [f"--numprocesses={len(stacks)}", "--dist=loadfile", "--no-loadscope-reorder"])]
+    pytest = [
+        "pytest",
+        *(arguments or [f"--numprocesses={len(stacks)}", "--dist=loadfile", "--no-loadscope-reorder", *NO_REHEARSALS]),
+    ]
     with open(LOCAL / "make-test.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -217,7 +222,7 @@ def test(arguments: list[str]) -> int:
             raise Failed("Another `make test` runs in this clone.") from None
         for name in stacks:
             clean_stack(name)
-        machine.install_packages(machine.PACKAGES | machine.TEST_PACKAGES)
+        machine.install_packages(machine.PACKAGES | (machine.TEST_PACKAGES if arguments else {}))
         try:
             up(stacks[0])  # with what all of them need
             at_once("up", stacks[1:])

@@ -16,6 +16,8 @@ from deploy.shipping import Build, install, prune, requirements_of
 from tests.deploy.fleet import NAMES, Fleet
 from tests.support import Person, eventually
 
+pytestmark = pytest.mark.rehearsal
+
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:

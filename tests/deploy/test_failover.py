@@ -25,6 +25,8 @@ from photos.models import Comment
 from shardmap.shards import on_shard, placement, shard_of
 from tests.support import Person, ctl, eventually, photo_id, settled
 
+pytestmark = pytest.mark.rehearsal
+
 STACK = Stack(os.environ["STACK"])
 STACK.load_secrets()
 

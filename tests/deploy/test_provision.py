@@ -16,6 +16,8 @@ from deploy.roles import APP_SECRETS, SERVER_SECRETS
 from tests.deploy.bare_host import HOST, BareHost, free_port
 from tests.support import eventually
 
+pytestmark = pytest.mark.rehearsal
+
 STACK = Stack(os.environ["STACK"])
 STACK.load_secrets()
 SECRETS = {name: STACK.secrets[name.lower()] for name in (*SERVER_SECRETS, *APP_SECRETS) if name != "CREDENTIALS_KEYS"}
