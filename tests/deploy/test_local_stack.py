@@ -91,7 +91,8 @@ def test_a_taken_port_is_named_with_its_holder():
 
 
 def test_secrets_are_readable_by_their_users_alone():
-    files = [STACK.dir / "env", STACK.dir / "secrets.json", *STACK.conf.iterdir()]
+    rendered = [path for path in STACK.conf.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = [STACK.dir / "env", STACK.dir / "secrets.json", *rendered]
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o600" for path in files}
 
 
