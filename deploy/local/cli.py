@@ -42,8 +42,8 @@ DEMO = ROOT / "deploy/local/demo.py"
 # Processes that run tests, each on a stack of its own: most of their time they wait for something. A stack is 1.3 GB.
 TEST_STACKS = [name for name in OFFSETS if name.startswith("test")]
 BYTES_OF_A_STACK = 2_000_000_000
-# A deploy to ten hosts, a host made from nothing, a drill: minutes of work each, so they are called by their mark.
-NO_REHEARSALS = ("-m", "not rehearsal")
+# A deploy to ten hosts, a host made from nothing, a drill: they take minutes, and are called by their mark.
+NOT_SLOW = ("-m", "not slow")
 
 # Seconds for a program to come up. A Postgres that was killed replays its WAL first.
 PATIENCE = 60
@@ -213,7 +213,7 @@ def test(arguments: list[str]) -> int:
     stacks = TEST_STACKS[: 1 if arguments else max(1, memory // BYTES_OF_A_STACK)]
     pytest = [
         "pytest",
-        *(arguments or [f"--numprocesses={len(stacks)}", "--dist=loadfile", "--no-loadscope-reorder", *NO_REHEARSALS]),
+        *(arguments or [f"--numprocesses={len(stacks)}", "--dist=loadfile", "--no-loadscope-reorder", *NOT_SLOW]),
     ]
     with open(LOCAL / "make-test.lock", "w") as lock:
         try:

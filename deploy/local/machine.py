@@ -34,7 +34,7 @@ PACKAGES = {
 }
 
 # What only the tests need.
-TEST_PACKAGES = {  # those with the mark "rehearsal"
+TEST_PACKAGES = {  # those with the mark "slow"
     "sshd": "openssh-server",
     # A bare Debian host, for `fab provision` (tests/deploy/bare_host.py).
     "mmdebstrap": "mmdebstrap",

@@ -56,7 +56,7 @@ COPIES_AT = 100
 
 # A stack's ports are the dev ports plus this, so that `make test` works while `make run` is up. Benches that fill or
 # empty whole servers have a stack of their own too, and so has each process of `make test`.
-OFFSETS = {"dev": 0, "test": 200, "bench": 400, "test_2": 600, "test_3": 800, "test_4": 1000}
+OFFSETS = {"dev": 0, "test": 200, "bench": 400, "test2": 600, "test3": 800, "test4": 1000}
 
 
 def ports_of(stack: str) -> dict[str, int]:

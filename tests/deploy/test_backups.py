@@ -27,7 +27,7 @@ from deploy.local.layout import ROOT, Failed
 from deploy.local.ports import COPIES_AT
 from tests.support import ctl, eventually, get
 
-pytestmark = pytest.mark.rehearsal
+pytestmark = pytest.mark.slow
 
 STACK = os.environ["STACK"]
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)

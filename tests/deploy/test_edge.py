@@ -141,7 +141,7 @@ VICTIMS = {"nginx_edge_2": logs_ok, "gunicorn_2": logs_ok, "memcached_1": is_ask
 LOSE_POSTS = ("nginx_edge_2", "gunicorn_2")
 
 
-@pytest.mark.rehearsal
+@pytest.mark.slow
 def test_who_is_killed_goes_unnoticed_and_works_again_once_it_is_back(stopped):
     with Load() as load:
         for victim, works in VICTIMS.items():

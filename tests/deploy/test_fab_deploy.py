@@ -16,7 +16,7 @@ from deploy.shipping import Build, install, prune, requirements_of
 from tests.deploy.fleet import NAMES, Fleet
 from tests.support import Person, eventually
 
-pytestmark = pytest.mark.rehearsal
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

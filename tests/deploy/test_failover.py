@@ -25,7 +25,7 @@ from photos.models import Comment
 from shardmap.shards import on_shard, placement, shard_of
 from tests.support import Person, ctl, eventually, photo_id, settled
 
-pytestmark = pytest.mark.rehearsal
+pytestmark = pytest.mark.slow
 
 STACK = Stack(os.environ["STACK"])
 STACK.load_secrets()

@@ -111,6 +111,7 @@ def test_an_unknown_name_in_a_template_is_an_error(tmp_path):
         layout.render(template, {})
 
 
+@pytest.mark.slow
 def test_up_again_changes_nothing():
     before = pids()
     again = stack("up")
@@ -126,6 +127,7 @@ def test_another_number_of_logical_shards_is_refused_before_anything_is_touched(
     assert "has 8 logical shards. To make one of 16" in done.stderr
 
 
+@pytest.mark.slow
 def test_up_after_a_change_of_code_restarts_the_app_alone():
     before = pids()
     (layout.ROOT / "manage.py").touch()
@@ -163,6 +165,7 @@ def test_a_killed_program_comes_back(program):
     eventually(is_ready, 20, "the site is well")
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_takes_all_with_it_and_up_recovers():
     key = f"{uuid4()}.jpg"
     s3().put_object(Bucket=settings.S3_PHOTOS_BUCKET, Key=key, Body=b"kept")

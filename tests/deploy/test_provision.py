@@ -16,7 +16,7 @@ from deploy.roles import APP_SECRETS, SERVER_SECRETS
 from tests.deploy.bare_host import HOST, BareHost, free_port
 from tests.support import eventually
 
-pytestmark = pytest.mark.rehearsal
+pytestmark = pytest.mark.slow
 
 STACK = Stack(os.environ["STACK"])
 STACK.load_secrets()

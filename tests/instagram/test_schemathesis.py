@@ -208,6 +208,7 @@ def check(case, response) -> None:
     case.validate_response(response, excluded_checks=unfit)
 
 
+@pytest.mark.slow
 @schemathesis.pytest.from_fixture("with_a_token").parametrize()
 def test_every_answer_is_as_described(case, worlds, succeeded):
     token = worlds[case.operation.label].caller.token

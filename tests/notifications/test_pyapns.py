@@ -176,7 +176,7 @@ def test_an_app_may_show_a_certificate_instead(service, tmp_path, is_path):
     service.provision(app_id, {"certificate": certificate, "topic": "com.example.old"}, "production")
     service.notify(app_id, phone, HELLO)
     (got,) = apns_requests(phone)
-    assert got["certificate"] == "CN=APNs double"
+    assert got["certificate"] == "CN=apns"
     assert got["authorization"] == ""
 
 

@@ -24,6 +24,7 @@ def watched(tmp_path_factory):
     servers.stop()
 
 
+@pytest.mark.slow
 def test_a_killed_master_is_replaced_while_feeds_are_read(watched, monkeypatch):
     url, (first, second) = watched.url("feeds"), NODES["feeds"]
     monkeypatch.setattr(settings, "REDIS_FEEDS_URL", url)
