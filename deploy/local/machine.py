@@ -36,6 +36,7 @@ PACKAGES = {
 # What only the tests need.
 TEST_PACKAGES = {  # those with the mark "slow"
     "sshd": "openssh-server",
+    "systemd-analyze": "systemd",  # a container has none
     # A bare Debian host, for `fab provision` (tests/deploy/bare_host.py).
     "mmdebstrap": "mmdebstrap",
     "systemd-nspawn": "systemd-container",

@@ -85,6 +85,7 @@ def test_only_files_of_their_readers_hold_secrets(inventory, name):
     assert [file.path for file in files if "secret-of-" in file.text and file.mode != 0o600] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_systemd_understands_our_units(inventory, name, tmp_path):
     written = write(tmp_path, files_of(inventory, name))
