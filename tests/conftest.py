@@ -8,6 +8,7 @@ import os
 
 import django
 import pytest
+import requests
 from django.conf import settings
 from django.db import connections
 
@@ -18,8 +19,9 @@ os.environ["STACK"] = _stacks[_process]
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
 django.setup()
 
+from deploy.local.layout import Stack  # noqa: E402
 from shardmap import redis_client  # noqa: E402  (needs the settings)
-from tests.support import Person, ctl, eventually, get  # noqa: E402
+from tests.support import Person, ctl, eventually  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -62,4 +64,7 @@ def stopped():
 
 
 def all_is_well() -> bool:
-    return all(line.endswith(": ok") for line in get("/readyz").text.splitlines())
+    """At the edge, and at each app server by itself: another one, asked a moment ago, may say what was then."""
+    app_servers = [f"http://{address}" for address in Stack(os.environ["STACK"]).addresses("gunicorn")]
+    answers = [requests.get(f"{url}/readyz", timeout=20).text for url in (settings.SITE_URL, *app_servers)]
+    return all(line.endswith(": ok") for answer in answers for line in answer.splitlines())
