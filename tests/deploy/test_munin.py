@@ -3,14 +3,18 @@
 import os
 import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import requests
+from django.conf import settings
 from django.db.models.functions import Now
 
 from deploy.local import layout
@@ -18,6 +22,7 @@ from deploy.local.data import prepare_data
 from deploy.local.ports import HOST
 from deploy.local.programs import munin
 from shardmap.metrics import totals
+from shardmap.redis_client import redis_client
 from tests.support import apns_requests, ctl, eventually, get, jpeg, new_username, settled
 from workers.models import OutboxJob
 from workers.status import parked
@@ -106,6 +111,35 @@ def test_values_are_those_of_the_servers(person):
 def test_what_cannot_be_reached_is_told(stopped):
     stopped("memcached_2")
     eventually(lambda: fetch("instagram_ready")["instagram_ready"] == {"away": "1"}, 20)
+
+
+def test_an_app_that_says_nothing_is_not_well():
+    class Silence(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer((HOST, 0), Silence) as server:
+        threading.Thread(target=server.handle_request).start()
+        done = subprocess.run(
+            [sys.executable, layout.DEPLOY / "munin/plugins/instagram_ready"],
+            env={**os.environ, "APP_URL": f"http://{HOST}:{server.server_port}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.stdout == "multigraph instagram_ready\naway.value 1\n"
+
+
+def test_a_redis_without_a_limit_has_the_machines():
+    redis = redis_client(settings.REDIS_FEEDS_URL)
+    limit = redis.config_get("maxmemory")["maxmemory"]
+    redis.config_set("maxmemory", 0)
+    try:
+        share = fetch("instagram_redis")["instagram_redis_memory"]["feeds"]
+    finally:
+        redis.config_set("maxmemory", limit)
+    assert 0 < float(share) < 100
 
 
 def test_percentiles_and_shares_are_of_what_is_new(person):
@@ -298,11 +332,13 @@ def test_the_pages_have_our_graphs(master):
 def test_what_is_wrong_is_an_incident_until_it_is_well_again(master, stopped):
     earlier = len(incidents(AWAY))
     stopped("memcached_2")
+    eventually(lambda: fetch("instagram_ready")["instagram_ready"] == {"away": "1"}, 20)
     look("instagram_ready")
     (incident,) = incidents(AWAY)[earlier:]
     assert (incident["status"], incident["payload"]["severity"]) == ("triggered", "critical")
     assert incident["payload"]["summary"].startswith(f"{STACK.name}: Servers that the app cannot reach: away is 1")
     ctl("start", "memcached_2")
+    eventually(lambda: fetch("instagram_ready")["instagram_ready"] == {"away": "0"}, 20)
     look("instagram_ready")
     (incident,) = incidents(AWAY)[earlier:]
     assert incident["status"] == "resolved"
@@ -321,12 +357,14 @@ def pagerduty(tmp_path):
         f"PAGERDUTY_ROUTING_KEY={STACK.secrets['pagerduty_key'][:32]}\nPAGERDUTY_SPOOL={tmp_path / 'spool'}\n"
     )
 
-    def run(*arguments: str, said: str = "") -> tuple[int, str]:
-        command = [sys.executable, layout.DEPLOY / "alerts/pagerduty", settings_file, *arguments]
-        done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=60)
+    script = shutil.copy(layout.DEPLOY / "alerts/pagerduty", tmp_path)  # to where any user can read it
+
+    def run(*arguments: str, said: str = "", user: str | None = None) -> tuple[int, str]:
+        command = ["/usr/bin/python3", script, settings_file, *arguments]
+        done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=60, user=user)
         return done.returncode, done.stderr
 
-    run.spool = tmp_path / "spool"
+    run.settings_file, run.spool = settings_file, tmp_path / "spool"
     return run
 
 
@@ -379,3 +417,40 @@ def test_munins_line_becomes_an_event_for_each_line_of_the_graph(pagerduty):
     assert incidents(f"{host}/df/_b")[0]["payload"]["summary"] == f"{host}: Disk: b is 98"
     assert pagerduty("munin", said=f"{host}\tdf\tDisk\t\t\t\t\t\t\t_a\ta is 1\n") == (0, "")
     assert [incidents(f"{host}/df/{name}")[0]["status"] for name in ("_a", "_b")] == ["resolved", "triggered"]
+
+
+def test_a_line_that_is_none_of_munins_keeps_no_other_from_it(pagerduty):
+    host = new_username()
+    well = f"{host}\tdf\tDisk\t_a\ta is 99\t\t\t\t\t\t\n"
+    code, said = pagerduty("munin", said=f"{host}\tdf\tDisk\t_b\n{well}")
+    assert code == 1
+    assert f"'{host}\\tdf\\tDisk\\t_b\\n'" in said
+    assert [len(incidents(f"{host}/df/{name}")) for name in ("_a", "_b")] == [1, 0]
+
+
+def test_without_a_key_the_log_alone_is_told(pagerduty):
+    key = new_username()
+    text = pagerduty.settings_file.read_text()
+    pagerduty.settings_file.write_text(re.sub("ROUTING_KEY=.*", "ROUTING_KEY=", text))
+    code, said = pagerduty("trigger", key, "critical", "it burns")
+    assert (code, incidents(key)) == (0, [])
+    assert "it burns" in said
+    assert list(pagerduty.spool.glob("*.json")) == []
+
+
+@pytest.mark.skipif(not layout.AS_ROOT, reason="only root becomes somebody else")
+def test_root_leaves_nothing_that_the_owner_could_not_send(pagerduty, stopped):
+    key, directory = new_username(), pagerduty.spool.parent
+    for path in (*directory.parents[:3], directory, pagerduty.settings_file):
+        path.chmod(0o755)
+    for path in (directory, pagerduty.settings_file):
+        shutil.chown(path, layout.SERVER_USER)
+    stopped("pagerduty")
+    assert pagerduty("trigger", key, "critical", "root tells it")[0] == 1
+    assert {file.owner() for file in (pagerduty.spool, *pagerduty.spool.iterdir())} == {layout.SERVER_USER}
+    refused = pagerduty("flush", user="daemon")
+    assert refused[0] == 1
+    assert "as that one, or as root" in refused[1]
+    ctl("start", "pagerduty")
+    assert pagerduty("flush") == (0, "")
+    assert [one["status"] for one in incidents(key)] == ["triggered"]
