@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from gunicorn.systemd import sd_notify
 from setproctitle import setproctitle
 
 from workers import sentry
@@ -28,6 +29,9 @@ LOOK_SECONDS = 0.1  # how often the parent looks after its children
 START_SECONDS = 5
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+# What a child has come to, which its parent sees.
+STARTS, WAITS, TOOK_A_JOB = range(3)
 
 
 @dataclass
@@ -48,13 +52,20 @@ class Pool:
         self.max_jobs, self.max_megabytes = max_jobs, max_megabytes
         reserved = processes // 3 if len(self.queues) > 1 else 0
         self.places = [Place(n, self.queues[:1] if n < reserved else self.queues) for n in range(processes)]
-        self.took_a_job = mmap.mmap(-1, processes)  # a byte a place, which parent and child both see
+        self.reached = mmap.mmap(-1, processes)  # a byte a place, which parent and child both see
 
     def run(self, stop: threading.Event) -> None:
-        """Keeps the processes running until `stop` is set; then lets each finish its job."""
+        """Keeps the processes running until `stop` is set; then lets each finish its job.
+
+        systemd is told when all of them wait for jobs for the first time: a release whose workers cannot is not well.
+        """
         all_jobs()  # loaded once, before the forks
         setproctitle(f"worker pool: {len(self.places)} processes for {', '.join(self.queues)}")
+        is_ready = False
         while not stop.is_set():
+            if not is_ready and STARTS not in self.reached[:]:
+                sd_notify("READY=1", logger)
+                is_ready = True
             for place in self.places:
                 if place.pid is None and time.monotonic() >= place.start_at:
                     self._start(place, stop)
@@ -68,7 +79,7 @@ class Pool:
             self._reap()
 
     def _start(self, place: Place, stop: threading.Event) -> None:
-        self.took_a_job[place.number] = 0
+        self.reached[place.number] = STARTS
         place.started_at = time.monotonic()
         parent = os.getpid()
         place.pid = os.fork()
@@ -97,12 +108,15 @@ class Pool:
         def show(doing: str) -> None:
             setproctitle(f"{title}: {doing}")
 
+        def wait() -> None:
+            self.reached[place.number] = max(WAITS, self.reached[place.number])
+            show("waits")
+
         def begin(job: str) -> None:
-            self.took_a_job[place.number] = 1
+            self.reached[place.number] = TOOK_A_JOB
             show(job)
 
-        show("waits")
-        work_until(stop, Duty(place.queues, self.max_jobs, self.max_megabytes, begin, end=lambda: show("waits")))
+        work_until(stop, Duty(place.queues, self.max_jobs, self.max_megabytes, wait, begin))
 
     def _reap(self) -> None:
         for place in self.places:
@@ -114,7 +128,7 @@ class Pool:
             place.pid = None
             now = time.monotonic()
             code = os.waitstatus_to_exitcode(status)
-            if code and not self.took_a_job[place.number] and now - place.started_at < START_SECONDS:
+            if code and self.reached[place.number] != TOOK_A_JOB and now - place.started_at < START_SECONDS:
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**place.bad_starts)
                 place.bad_starts += 1
             else:

@@ -16,6 +16,7 @@ from pathlib import Path
 import gearman as pygearman
 from django.conf import settings
 from django.db import Error, close_old_connections
+from gunicorn.systemd import sd_notify
 
 from shardmap.shards import following_moves
 from workers import gearman, outbox, periodic, sentry
@@ -80,8 +81,8 @@ class Duty:
     queues: tuple[str, ...]
     max_jobs: int
     max_megabytes: int
+    wait: Callable[[], None]  # is called when the process waits for a job
     begin: Callable[[str], None]  # is told of each job, before it
-    end: Callable[[], None]
     jobs: int = 0
 
     def is_done(self) -> bool:
@@ -115,7 +116,7 @@ class Worker(gearman.Worker):
         finally:
             close_old_connections()
             self.duty.jobs += 1
-            self.duty.end()
+            self.duty.wait()
             self.goes_on = not self.duty.is_done()
         return b""
 
@@ -128,6 +129,7 @@ def work_until(stop: threading.Event, duty: Duty) -> None:
     sentry.start("worker")
     while not stop.is_set() and not duty.is_done():
         worker = Worker(stop, duty)
+        duty.wait()
         try:
             worker.work(poll_timeout=POLL_SECONDS)
         except pygearman.errors.GearmanError as error:
@@ -147,7 +149,10 @@ def stop_on_signals() -> threading.Event:
 
 
 def relay_until(stop: threading.Event) -> None:
-    """The main loop of `manage.py relay`: hands every database's due jobs to gearmand, each second."""
+    """The main loop of `manage.py relay`: hands every database's due jobs to gearmand, each second.
+
+    After the first round, whoever was away in it, systemd is told that it runs.
+    """
     databases = ["default", *settings.SHARD_SERVERS]
     while not stop.is_set():
         close_old_connections()
@@ -164,4 +169,5 @@ def relay_until(stop: threading.Event) -> None:
                 logger.warning("gearmand is away: %s", error)
             except Error as error:
                 logger.warning("%s is away: %s", database, error)
+        sd_notify("READY=1", logger, unset_environment=True)
         stop.wait(POLL_SECONDS)

@@ -1,5 +1,6 @@
 """Runs the service that talks to APNs, until it is told to stop (SIGTERM). See docs/push.md."""
 
+import logging
 import signal
 import socket
 import threading
@@ -9,9 +10,12 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from gunicorn.systemd import sd_notify
 
 from notifications.pyapns.service import Server
 from workers import sentry
+
+logger = logging.getLogger(__name__)
 
 # Seconds. What is not delivered by then is a job for later: a worker has others to do.
 WORKERS_WAIT = 5
@@ -47,4 +51,5 @@ class Command(BaseCommand):
             for signum in (signal.SIGTERM, signal.SIGINT):
                 # What is on its way is left to the callers, who notify again. (`shutdown` waits for `serve_forever`.)
                 signal.signal(signum, lambda *_: threading.Thread(target=server.shutdown).start())
+            sd_notify("READY=1", logger)
             server.serve_forever()
