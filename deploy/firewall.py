@@ -39,8 +39,8 @@ def ruleset(host: Host, inventory: Inventory, ip: Callable[[Host], str]) -> str:
         if role == "edge":
             lines.append(f"tcp dport {data['listen']} accept")
             continue
-        port = data.get("listen", data.get("port"))
+        ports = data.get("slots") or [data.get("listen", data.get("port"))]
         clients = sorted({ip(client) for client in inventory.of(*CLIENTS.get(role, ()))})
         if clients:
-            lines.append(f"tcp dport {port} ip saddr {{ {', '.join(clients)} }} accept")
+            lines.append(f"tcp dport {{ {', '.join(map(str, ports))} }} ip saddr {{ {', '.join(clients)} }} accept")
     return TABLE.format(ssh=host.port, rules="".join(f"        {line}\n" for line in lines))

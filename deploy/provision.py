@@ -8,6 +8,7 @@ import os
 import shlex
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from deploy import hosts
 from deploy.hosts import CommandFailed, Host, Inventory, try_each
 from deploy.local.layout import Failed
 from deploy.local.machine import INSTALL
-from deploy.record import live_releases, log
+from deploy.record import live_releases, locked, log
 from deploy.roles import APP_SECRETS, SERVER_SECRETS, STATE, File, Part, Place, Service, ip, parts
 from deploy.shipping import build, install, ship
+from deploy.switching import linked
 
 SECRETS = Path.home() / ".config/instagram/secrets.env"
 INSTALL_SECONDS = 900
@@ -64,13 +66,23 @@ def provision(context: Context, name: str = "", role: str = "", secrets: str = "
     if not chosen:
         raise Exit("The inventory has no such host.")
     given = read_secrets(Path(secrets or os.environ.get("SECRETS") or SECRETS))
-    for host in chosen:
-        began = time.monotonic()
-        try:
-            changed = provision_host(host, known, given)
-        except (CommandFailed, Failed) as error:
-            raise Exit(str(error)) from None
-        host.say(f"{changed} changed ({time.monotonic() - began:.1f} s)")
+    with locked(known, "provisions") if is_there(known.lock) else nullcontext():
+        for host in chosen:
+            began = time.monotonic()
+            try:
+                changed = provision_host(host, known, given)
+            except (CommandFailed, Failed) as error:
+                raise Exit(str(error)) from None
+            host.say(f"{changed} changed ({time.monotonic() - began:.1f} s)")
+
+
+def is_there(host: Host) -> bool:
+    """Whether somebody could deploy to it: until it is provisioned itself, nobody can."""
+    try:
+        host.run("true")
+    except CommandFailed:
+        return False
+    return True
 
 
 def read_secrets(file: Path) -> dict[str, str]:
@@ -170,8 +182,15 @@ def first_release(steps: Steps, host: Host, inventory: Inventory) -> None:
             if host.run(f"test -e releases/{built.name} || echo missing"):
                 ship(host, built)
             install([host], built)
-        log([host], "deploy", built.name)
-    host.run(f"ln -sfn releases/{built.name} .current && mv -T .current current")
+        for action in ("deploy", "done"):
+            log([host], action, built.name)
+    commands, current = [], f"releases/{built.name}"
+    if "app" in host.roles:
+        serving, standby = host.roles["app"]["slots"]
+        commands = ["mkdir -p slots", *linked(f"../{current}", f"slots/{serving}")]
+        commands += linked(f"../releases/{(live[-2:] or [built.name])[0]}", f"slots/{standby}")
+        current = f"slots/{serving}"
+    host.run(" && ".join([*commands, *linked(current, "current")]))
 
 
 def what_runs(host: Host, inventory: Inventory) -> list[str]:

@@ -32,20 +32,27 @@ def locked(inventory: Inventory, does: str) -> Iterator[None]:
 
 
 def log(hosts: list[Host], action: str, release: str) -> None:
-    """Notes on each host that a release goes live there."""
+    """Notes on each host that a `deploy` of a release has begun, that it is `done`, or that a `rollback` to it is."""
     line = shlex.quote(f"{now()} {action} {release} {whoami()}")
     each(hosts, lambda host: host.run(f"echo {line} >> releases.log"))
 
 
 def live_releases(host: Host) -> list[str]:
-    """The releases that went live, oldest first; those from which a rollback led back are not among them."""
+    """The releases that went live, oldest first.
+
+    Those from which a rollback led back are not among them, nor those whose deploy was stopped, if another came after.
+    """
     live: list[str] = []
+    begun = ""
     for line in host.run("cat releases.log || true").splitlines():
         _, action, release, _ = line.split(maxsplit=3)
         if action == "deploy":
+            live = [one for one in live if one != begun]
             live.append(release)
+            begun = release
         else:
             del live[live.index(release) + 1 :]
+            begun = ""
     return live
 
 

@@ -4,7 +4,8 @@ On a host, in its directory:
 
     releases/<time>-<commit>/   the code, with RELEASE, which names it, and .venv, a link to its dependencies
     venvs/<hash>/               the dependencies of each requirements.txt that has that hash
-    current                     a link to the release that runs
+    slots/<port>                on app hosts, links to two releases: the one that serves, and the one that stands by
+    current                     a link to the slot that serves; on other hosts, to the release that runs
     releases.log                which release went live when, and by whom
     lock                        on one host: who deploys at this moment
 """
@@ -27,8 +28,8 @@ KEPT = 5  # releases on a host
 MIGRATION_SECONDS = 3600
 
 
-@task(help={"commit": "which one; HEAD without it", "batch": "app servers that are out of rotation at the same time"})
-def deploy(context: Context, commit: str = "HEAD", batch: int = 2, inventory: str = "") -> None:
+@task(help={"commit": "which one; HEAD without it", "batch": "how many app servers switch at the same time"})
+def deploy(context: Context, commit: str = "HEAD", batch: int = 3, inventory: str = "") -> None:
     """Brings a commit to all hosts, without a failed request; stops at the first host that is not well with it."""
     known = hosts.load(context, inventory)
     coded, app = known.of("app", "worker", "push"), known.of("app")
@@ -45,20 +46,21 @@ def deploy(context: Context, commit: str = "HEAD", batch: int = 2, inventory: st
             log(coded, "deploy", built.name)  # from here on, `fab rollback` leads back from it
             others = [host for host in coded if host not in app]
             roll(known, built.name, [others, *(app[n : n + batch] for n in range(1, len(app), batch))])
+            log(coded, "done", built.name)
             each(coded, partial(prune, kept=live_releases(known.lock)[-KEPT:]))
     print(f"{built.name} runs on {len(coded)} hosts")
 
 
 @task
 def rollback(context: Context, inventory: str = "") -> None:
-    """Takes all hosts back to the release that ran before, half of the app servers at a time."""
+    """Takes all hosts back to the release that ran before, at once: on the app servers it still runs."""
     known = hosts.load(context, inventory)
     coded, app = known.of("app", "worker", "push"), known.of("app")
     each([*coded, *known.of("edge")], Host.connect)
     with locked(known, "rolls back"):
         live = live_releases(known.lock)
         # A deploy that was cut off has switched the first app server, perhaps, and not noted it yet.
-        running = app[0].run("readlink current || true").strip().rpartition("/")[2]
+        running = state(app[0]).release
         if running not in live:
             live.append(running)
         if len(live) < 2:
@@ -66,9 +68,7 @@ def rollback(context: Context, inventory: str = "") -> None:
         release = live[-2]
         with announced("rollback", release):
             each(coded, lambda host: host.run(f"cd releases/{release}"))  # before anything is switched
-            half = len(app) // 2
-            others = [host for host in coded if host not in app]
-            roll(known, release, [others + app[:half], app[half:]])
+            roll(known, release, [coded])
             log(coded, "rollback", release)
     print(f"{release} runs on {len(coded)} hosts")
 
@@ -78,13 +78,14 @@ def status(context: Context, inventory: str = "") -> None:
     """Shows which release each host runs, for how long, and whether it is well."""
     coded = hosts.load(context, inventory).of("app", "worker", "push")
     states, failures = try_each(coded, state)
-    print(f"{'host':12}{'roles':14}{'release':29}{'up':>9}  health")
+    print(f"{'host':12}{'roles':14}{'release':29}{'stands by':29}{'up':>9}  health")
     for host in coded:
         if host in failures:
             print(f"{host.name:12}{','.join(host.roles):14}{failures[host]}")
         else:
             now = states[host]
-            print(f"{host.name:12}{','.join(host.roles):14}{now.release:29}{now.up:>9}  {now.health}")
+            standby = now.slots[now.standby] if now.slots else ""
+            print(f"{host.name:12}{','.join(host.roles):14}{now.release:29}{standby:29}{now.up:>9}  {now.health}")
 
 
 @task

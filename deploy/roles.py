@@ -149,8 +149,6 @@ def environment(place: Place) -> dict[str, str]:
         # Whom gunicorn believes that a request came by https.
         "FORWARDED_ALLOW_IPS": ",".join(["127.0.0.1", *(ip(edge) for edge in place.inventory.of("edge"))]),
     }
-    if "app" in place.host.roles:
-        settings["GUNICORN_BIND"] = f"{place.ip}:{place.port('app')}"
     if "push" in place.host.roles and "APNS_KEY_FILE" in secrets:
         settings["APNS_KEY_FILE"] = APNS_KEY
     wanted = {*APP_SECRETS, *OPTIONAL_SECRETS}
@@ -187,9 +185,14 @@ def base(place: Place) -> Part:
         "# All logs but nginx' access log are in the journal: as many as this, the oldest go first.\n"
         "[Journal]\nSystemMaxUse=2G\n",
     )
-    commands = [value for role in place.host.roles.values() for value in role.values()]
-    commands = sorted(f"/usr/bin/{one.removeprefix('sudo ')}" for one in commands if str(one).startswith("sudo system"))
-    rights = f"deploy ALL=(root) NOPASSWD: {', '.join(commands)}\n" if commands else ""
+    commands = [
+        f"/usr/bin/{value.removeprefix('sudo ').format(port=port)}"
+        for role in place.host.roles.values()
+        for value in role.values()
+        if str(value).startswith("sudo system")
+        for port in role.get("slots", [""])
+    ]
+    rights = f"deploy ALL=(root) NOPASSWD: {', '.join(sorted(commands))}\n" if commands else ""
     if {"postgres", "pgbouncer"} & place.host.roles.keys():
         rights += "deploy ALL=(postgres) NOPASSWD: ALL\n"
     files = [
@@ -207,7 +210,8 @@ def base(place: Place) -> Part:
 
 
 def app(place: Place) -> Part:
-    return ours(place, Service("instagram-gunicorn", [], "restart", place.port("app"), needs_release=True))
+    slots = place.host.roles["app"]["slots"]
+    return ours(place, *(running(f"instagram-gunicorn@{port}") for port in slots), address=place.ip)
 
 
 def worker(place: Place) -> Part:
@@ -230,7 +234,8 @@ def ours(place: Place, *services: Service, **values: object) -> Part:
     """Those that run a release, with the app's settings."""
     env = File(f"{ETC}/env", env_text(environment(place)), owner="deploy", mode=0o600)
     for service in services:
-        service.files = [*unit_files(service.unit, directory=place.host.directory, **values), env]
+        unit = service.unit.partition("@")[0] + "@" * ("@" in service.unit)
+        service.files = [*unit_files(unit, directory=place.host.directory, **values), env]
     files = []
     if place.host is place.inventory.migrations:
         text = env_text(migration_environment(place))
@@ -260,8 +265,8 @@ def edge(place: Place) -> Part:
     files = [
         *unit_files("instagram-nginx"),
         File(f"{ETC}/nginx_edge.conf", conf),
-        # `fab deploy` takes app servers out of rotation here, while it is at them.
-        File(data["app_servers"], app_servers(place.inventory), owner="deploy"),
+        # After the first time, `fab deploy` knows better where the app is.
+        File(data["app_servers"], first_slots(place.inventory), owner="deploy", only_if_missing=True),
     ]
     rotation = File(
         "/etc/logrotate.d/instagram",
@@ -272,6 +277,10 @@ def edge(place: Place) -> Part:
     )
     service = Service("instagram-nginx", files, "reload", place.port("edge"))
     return Part(["nginx"], [service], [rotation])
+
+
+def first_slots(inventory: Inventory) -> str:
+    return app_servers({host: host.roles["app"]["slots"][0] for host in inventory.of("app")})
 
 
 def pgbouncer(place: Place) -> Part:

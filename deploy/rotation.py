@@ -1,7 +1,7 @@
-"""Which app servers the edges send requests to, and whether to any: `fab maintenance`."""
+"""Where the edges send requests, and whether anywhere: `fab maintenance`."""
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from fabric import task
 from invoke import Context, Exit
@@ -37,21 +37,17 @@ def maintenance(context: Context, switch: str, inventory: str = "") -> None:
     print(f"maintenance is {switch} at {', '.join(edge.name for edge in edges)}")
 
 
-def app_servers(inventory: Inventory, out: Collection[Host] = ()) -> str:
-    """The lines of nginx' upstream: every app server, those that are `out` marked so."""
-
-    def address(host: Host) -> str:
-        return f"{host.address}:{host.roles['app']['listen']}"
-
-    return server_lines(map(address, inventory.of("app")), out=[address(host) for host in out])
+def app_servers(serving: Mapping[Host, int]) -> str:
+    """The lines of nginx' upstream: app host → the port where it serves."""
+    return server_lines(f"{host.address}:{port}" for host, port in serving.items())
 
 
-def take_out(inventory: Inventory, out: Collection[Host]) -> None:
-    """Requests go to all app servers but these from now on, at every edge. Who was out before is in again.
+def lead(inventory: Inventory, serving: Mapping[Host, int]) -> None:
+    """From now on, requests go to these app hosts, at these ports, from every edge.
 
     Raises Exit when an edge did not do it.
     """
-    text = shlex.quote(app_servers(inventory, out))
+    text = shlex.quote(app_servers(serving))
 
     def tell(edge: Host) -> None:
         role = edge.roles["edge"]
@@ -60,6 +56,5 @@ def take_out(inventory: Inventory, out: Collection[Host]) -> None:
             f"printf %s {text} > {file}.new && mv {file}.new {file}\n"
             + RELOAD.format(master=role["master"], reload=role["reload"])
         )
-        edge.say(f"sends no requests to {', '.join(host.name for host in out)}" if out else "sends requests to all")
 
     each(inventory.of("edge"), tell)

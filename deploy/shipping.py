@@ -110,10 +110,11 @@ def install(hosts: list[Host], built: Build) -> None:
 
 
 def prune(host: Host, kept: list[str]) -> None:
-    """Removes all releases but these, and the dependencies that none of these has."""
+    """Removes all releases but these and those in slots, and the dependencies that none of them has."""
     host.run(
-        f"""for release in $(ls -A releases); do
-            case " {" ".join(kept)} " in *" $release "*) ;; *) rm -rf releases/$release ;; esac
+        f"""kept=" {" ".join(kept)} $(for slot in slots/*; do basename $(readlink $slot || echo .); done | xargs) "
+        for release in $(ls -A releases); do
+            case "$kept" in *" $release "*) ;; *) rm -rf releases/$release ;; esac
         done
         for venv in {host.venvs}/*; do
             readlink -f releases/*/.venv | grep -qxF $(readlink -f $venv) || rm -rf $venv

@@ -1,8 +1,13 @@
-"""The switch from one release to another: out of the edges' rotation, and no further than the first failure."""
+"""The switch from one release to another: beside the one that serves, and no further than the first failure.
+
+An app host has two slots, each with a port: slots/8000 and slots/8001 lead to releases, and the gunicorns of both run.
+One of them serves, and `current` leads to it; the other one stands by with the release before. A deploy starts the new
+release in the slot that stands by, and when that is well, the edges are led there: no request meets a gunicorn that
+starts or stops, and a rollback is nothing but the way back.
+"""
 
 import json
 import shlex
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,90 +15,159 @@ from pathlib import Path
 from invoke import Exit
 
 from deploy.hosts import CommandFailed, Host, Inventory, each, try_each
-from deploy.rotation import take_out
+from deploy.rotation import lead
 
-CHECK = f"python3 -IS -c {shlex.quote((Path(__file__).parent / 'check_host.py').read_text())}"
+CHECK = f"-IS -c {shlex.quote((Path(__file__).parent / 'check_host.py').read_text())}"
 SWITCH_SECONDS = 180  # 25 for what is at hand to end, then the role's patience, and some more
 
 
 @dataclass
 class State:
-    release: str  # which `current` names, or "" where there was none yet
+    target: str  # where `current` leads: a slot on app hosts, a release on the others; "" where it is still to be made
+    release: str
     health: str
     up: str = ""  # how long gunicorn's process has been
     complaints: list[str] = field(default_factory=list)  # the lines of /readyz that are not ok
+    slots: dict[int, str] = field(default_factory=dict)  # port → its release, or ""
+
+    @property
+    def port(self) -> int:
+        """Where the app is served, or 0."""
+        return next((port for port in self.slots if self.target == f"slots/{port}"), 0)
+
+    @property
+    def standby(self) -> int:
+        """The other port."""
+        return next(port for port in self.slots if port != self.port)
 
 
 def roll(inventory: Inventory, release: str, batches: list[list[Host]]) -> None:
-    """Switches the hosts to a release, a batch at a time; meanwhile the edges send these app servers no requests.
+    """Switches the hosts to a release, a batch at a time.
 
-    A host that is not well with the release is put back to what it ran before, and Exit is raised: the later batches
-    have not seen the release then. A host that is not well with the old one either gets no more requests.
+    A host that is not well with the release is put back to what it was before, and Exit is raised: the later batches
+    have not seen the release then.
     """
     app = inventory.of("app")
-    before = each([host for batch in batches for host in batch], state)
+    before = each({*app, *(host for batch in batches for host in batch)}, state)
+    serving = {host: before[host].port for host in app if before[host].port}
     for batch in filter(None, batches):
-        serving = [host for host in batch if host in app]
-        take_out(inventory, serving if len(serving) < len(app) else [])  # somebody has to be there
-        _, failures = try_each(batch, partial(switch, release=release, before=before))
+        ports, failures = try_each(batch, partial(switch, release=release, before=before))
+        if ports := {host: port for host, port in ports.items() if port}:
+            serving |= ports
+            lead(inventory, {host: serving[host] for host in app if host in serving})
+            for host, port in ports.items():
+                host.say(f"serves {release} on {port}")
         if failures:
             _, lost = try_each(failures, partial(put_back, before=before))
-            take_out(inventory, [host for host in lost if host in app])
             raise Exit(_what_failed(release, failures, lost))
-    take_out(inventory, [])
 
 
-def put_back(host: Host, before: dict[Host, State]) -> None:
-    """Switches a host to the release that it ran before. Raises CommandFailed."""
-    if not before[host].release:
-        raise CommandFailed(f"{host.name} ran nothing before")
-    switch(host, before[host].release, before)
+def switch(host: Host, release: str, before: dict[Host, State]) -> int:
+    """Starts a release on a host, and returns when that is well: at which port the app is, or 0 on other hosts.
 
-
-def switch(host: Host, release: str, before: dict[Host, State]) -> None:
-    """Links `current` to the release, restarts what the host's roles run, and waits until that is well.
-
-    What /readyz complained about before, a Memcached that is away, is not the release's fault. Raises CommandFailed.
+    Raises CommandFailed.
     """
-    commands = [f"ln -sfn releases/{release} .current", "mv -T .current current"]
-    commands += [role["restart"] for role in host.roles.values() if "restart" in role]
-    commands += [role["check"] for role in host.roles.values() if "check" in role]
-    if "app" in host.roles:
-        patience = host.roles["app"]["patience"]
-        commands.append(f"{check(host)} {release} {shlex.quote(json.dumps(before[host].complaints))} {patience}")
+    now, port, target = before[host], 0, f"releases/{release}"
     try:
-        host.run(" && ".join(commands), SWITCH_SECONDS)
+        if "app" in host.roles:
+            port = find(host, release, now) or start(host, release, now)
+            target = f"slots/{port}"
+        host.run(" && ".join([*linked(target, "current"), *restarts(host)]), SWITCH_SECONDS)
     except CommandFailed:
         host.say(f"is not well with {release}")
         raise
-    host.say(f"runs {release}")
+    if not port:
+        host.say(f"runs {release}")
+    return port
+
+
+def find(host: Host, release: str, now: State) -> int:
+    """The port where the release runs already, and is well; or 0."""
+    for port in (now.port, now.standby):
+        if now.slots.get(port) == release:
+            try:
+                host.run(f"{check(host, port)} {wanted(release, now)} 0")
+                return port
+            except CommandFailed:
+                host.say(f"has {release} on {port}, which is not well")
+    return 0
+
+
+def start(host: Host, release: str, now: State) -> int:
+    """Starts the release in the slot that stands by, waits until it is well, and returns its port.
+
+    What /readyz complained about before, a Memcached that is away, is not the release's fault.
+    """
+    role, port = host.roles["app"], now.standby
+    commands = ["mkdir -p slots", *linked(f"../releases/{release}", f"slots/{port}"), role["restart"].format(port=port)]
+    commands.append(f"{check(host, port)} {wanted(release, now)} {role['patience']}")
+    host.run(" && ".join(commands), SWITCH_SECONDS)
+    return port
+
+
+def put_back(host: Host, before: dict[Host, State]) -> None:
+    """Leaves a host as it was before it was to switch. Raises CommandFailed."""
+    was = before[host]
+    commands = []
+    if "app" in host.roles:
+        role, port = host.roles["app"], was.standby
+        if was.slots[port]:
+            commands += [*linked(f"../releases/{was.slots[port]}", f"slots/{port}"), role["restart"].format(port=port)]
+        else:
+            commands += [role["stop"].format(port=port), f"rm -f slots/{port}"]
+    if was.target:
+        commands += [*linked(was.target, "current"), *restarts(host)]
+    else:
+        commands.append("rm -f current")
+    host.run(" && ".join(commands), SWITCH_SECONDS)
+
+
+def linked(target: str, link: str) -> list[str]:
+    """Commands that let a link lead there, in one moment."""
+    return [f"ln -sfn {target} {link}.new", f"mv -T {link}.new {link}"]
+
+
+def restarts(host: Host) -> list[str]:
+    """Commands that restart what runs in `current`, and see whether it does."""
+    roles = [role for name, role in host.roles.items() if name != "app"]
+    return [role[what] for what in ("restart", "check") for role in roles if what in role]
 
 
 def state(host: Host) -> State:
     """What a host runs, and how that is. Raises CommandFailed when the host does not answer."""
-    release = host.run("readlink current || true").strip().rpartition("/")[2]
+    ports = host.roles["app"]["slots"] if "app" in host.roles else []
+    links = ["current", *(f"slots/{port}" for port in ports)]
+    read = "; ".join(f"readlink {link} || echo; basename $(readlink -e {link} || echo .)" for link in links)
+    target, release, *others = host.run(read).splitlines()
+    slots = dict(zip(ports, ("" if name == "." else name for name in others[1::2]), strict=True))
+    now = State(target, "" if release == "." else release, "ok", slots=slots)
     try:
         for role in host.roles.values():
             if "check" in role:
                 host.run(role["check"])
-        if "app" not in host.roles:
-            return State(release, "ok")
-        running, seconds, complaints = json.loads(host.run(check(host)))
+        if now.port:
+            running, seconds, now.complaints = json.loads(host.run(check(host, now.port)))
+            wrong = [*now.complaints, *([f"gunicorn runs {running}"] if running != now.release else [])]
+            now.health, now.up = "; ".join(wrong) or "ok", f"{seconds} s"
+        elif ports:
+            now.health = "serves nothing"
     except CommandFailed as error:
-        return State(release, str(error))
-    wrong = [*complaints, *([f"gunicorn runs {running}"] if running != release else [])]
-    return State(release, "; ".join(wrong) or "ok", f"{seconds} s", complaints)
+        now.health = str(error)
+    return now
 
 
-def check(host: Host) -> str:
+def check(host: Host, port: int) -> str:
     """The beginning of a command that asks gunicorn on the host (check_host.py)."""
-    return f"{CHECK} {host.address} {host.roles['app']['listen']}"
+    return f"slots/{port}/.venv/bin/python {CHECK} {host.address} {port}"
 
 
-def _what_failed(release: str, failures: dict[Host, CommandFailed], lost: Collection[Host]) -> str:
+def wanted(release: str, now: State) -> str:
+    return f"{release} {shlex.quote(json.dumps(now.complaints))}"
+
+
+def _what_failed(release: str, failures: dict[Host, CommandFailed], lost: dict[Host, CommandFailed]) -> str:
     lines = [str(error) for error in failures.values()]
     lines += [
-        f"{host.name} could not be put back, and gets no requests" if host in lost else f"{host.name} was put back"
-        for host in failures
+        f"{host.name} {f'could not be put back: {lost[host]}' if host in lost else 'was put back'}" for host in failures
     ]
     return "\n".join([f"{release} was stopped.", *lines, "Where that leaves us: fab status"])

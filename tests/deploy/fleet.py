@@ -1,4 +1,4 @@
-"""Ten hosts on this machine: an address of 127.0.1.0/24 each, with sshd, a directory and a gunicorn of its own, and one
+"""Ten hosts on this machine: an address of 127.0.1.0/24 each, with sshd, a directory and gunicorns of its own, and one
 nginx in front of them. What is deployed is a copy of this tree, in a git repository of its own."""
 
 import os
@@ -21,27 +21,30 @@ from deploy import hosts
 from deploy.hosts import Inventory
 from deploy.local import layout
 from deploy.local.machine import PATH, which
-from deploy.rotation import app_servers
+from deploy.roles import first_slots
 from deploy.shipping import ROOT, requirements_of
 from tests.support import eventually
 
 STACK = layout.Stack(os.environ["STACK"])
 # Behind the stack's own ports, and those of tests/redis_cluster.py.
-SSH, GUNICORN, NGINX = (STACK.ports["edge"] + offset for offset in (180, 181, 182))
+SSH, NGINX, *SLOTS = (STACK.ports["edge"] + offset for offset in (180, 181, 182, 183))
 NAMES = [f"app{number}" for number in range(1, 11)]
 CODE = ("accounts", "bench", "deploy", "feeds", "instagram", "notifications", "photos", "shardmap", "workers",
         "fabfile.py", "manage.py", "requirements.txt")  # fmt: skip
 
-# What systemd does elsewhere: stops gunicorn politely, and starts it in `current`.
+# What systemd does elsewhere: stops a slot's gunicorn politely, and starts it.
+STOP = """#!/bin/sh
+pid=$PWD/$1.pid
+[ -e $pid ] || exit 0
+kill $(cat $pid)
+while [ -e $pid ]; do sleep 0.02; done
+"""
 RESTART = """#!/bin/sh
-if [ -e gunicorn.pid ]; then
-    kill $(cat gunicorn.pid)
-    while [ -e gunicorn.pid ]; do sleep 0.02; done
-fi
-directory=$PWD
-cd -P current
-GUNICORN_BIND={address}:{port} ENV_FILES={env} .venv/bin/python -m gunicorn --config deploy/gunicorn/gunicorn.conf.py \\
-    --workers 1 --threads 4 --pid $directory/gunicorn.pid --daemon --error-logfile $directory/gunicorn.log
+./stop $1
+log=$PWD/gunicorn.log pid=$PWD/$1.pid
+cd -P slots/$1
+GUNICORN_BIND={address}:$1 ENV_FILES={env} .venv/bin/python -m gunicorn --config deploy/gunicorn/gunicorn.conf.py \\
+    --workers 1 --threads 4 --pid $pid --daemon --error-logfile $log
 """
 
 INVENTORY = """
@@ -57,9 +60,10 @@ port = {ssh}
 venvs = "{root}/venvs"
 
 [roles.app]
-listen = {gunicorn}
+slots = {slots}
 patience = 90  # ten of them start at once on a machine that does other things, too
-restart = "./restart"
+restart = "./restart {{port}}"
+stop = "./stop {{port}}"
 
 [roles.edge]
 app_servers = "{root}/app_servers.conf"
@@ -102,14 +106,19 @@ class Fleet:
     def host(self, name: str) -> Path:
         return self.root / name
 
+    def serving(self, name: str) -> int:
+        """The port where nginx finds the host's app."""
+        (port,) = set(re.findall(rf"server {address_of(name)}:(\d+) ", self.app_servers()))
+        return int(port)
+
     def current(self, name: str) -> str:
-        """Which release the host's gunicorn says that it runs."""
-        response = requests.get(f"http://{address_of(name)}:{GUNICORN}/healthz", timeout=10)
+        """Which release the host's gunicorn says that it runs, where it serves."""
+        response = requests.get(f"http://{address_of(name)}:{self.serving(name)}/healthz", timeout=10)
         return response.headers["X-Release"]
 
-    def gunicorn(self, name: str) -> str:
-        """The process, to see whether it is still the same."""
-        return (self.host(name) / "gunicorn.pid").read_text()
+    def gunicorns(self, name: str) -> dict[str, str]:
+        """The processes, to see whether they are still the same."""
+        return {file.name: file.read_text() for file in self.host(name).glob("*.pid")}
 
     def releases(self, name: str) -> list[str]:
         return sorted(path.name for path in (self.host(name) / "releases").glob("*"))
@@ -143,7 +152,7 @@ class Fleet:
         return (self.root / "app_servers.conf").read_text()
 
     def stop_gunicorn(self, name: str) -> None:
-        pid_file = self.host(name) / "gunicorn.pid"
+        pid_file = self.host(name) / f"{self.serving(name)}.pid"
         os.kill(int(pid_file.read_text()), signal.SIGTERM)
         eventually(lambda: not pid_file.exists(), 60, f"{name}'s gunicorn has ended")
 
@@ -173,7 +182,7 @@ class Fleet:
         values = {
             "root": self.root,
             "ssh": SSH,
-            "gunicorn": GUNICORN,
+            "slots": SLOTS,
             "user": getuser(),
             "nginx": which("nginx"),
             "path": f"{sys.base_prefix}/bin:{PATH}",
@@ -184,9 +193,10 @@ class Fleet:
                 f'{name} = {{ address = "{address_of(name)}", directory = "{self.host(name)}", roles = ["app"] }}\n'
             )
             self.host(name).mkdir()
-            restart = self.host(name) / "restart"
-            restart.write_text(RESTART.format(address=address_of(name), port=GUNICORN, env=self.root / "env"))
-            restart.chmod(0o755)
+            for command, text in (("stop", STOP), ("restart", RESTART)):
+                script = self.host(name) / command
+                script.write_text(text.format(address=address_of(name), env=self.root / "env"))
+                script.chmod(0o755)
         self.inventory.write_text(inventory)
         self.make_settings()
         self.start_sshd(values)
@@ -240,7 +250,7 @@ class Fleet:
             "requests_at_once": 1_000,
         }
         (self.root / "nginx.conf").write_text(layout.render(layout.DEPLOY / "nginx/edge.conf", values))
-        (self.root / "app_servers.conf").write_text(app_servers(self.read_inventory()))
+        (self.root / "app_servers.conf").write_text(first_slots(self.read_inventory()))
         with open(self.root / "nginx.log", "w") as log:
             subprocess.run([which("nginx"), "-c", self.root / "nginx.conf"], stderr=log, check=True, timeout=60)
 
@@ -250,7 +260,7 @@ class Fleet:
 
     def remove(self) -> None:
         """Ends all that was started, and removes the directory."""
-        files = [*self.root.glob("*/gunicorn.pid"), self.root / "nginx/nginx.pid", self.root / "sshd.pid"]
+        files = [*self.root.glob("app*/*.pid"), self.root / "nginx/nginx.pid", self.root / "sshd.pid"]
         for file in filter(Path.exists, files):
             os.kill(int(file.read_text()), signal.SIGTERM)
         eventually(lambda: not any(file.exists() for file in files), 30, "gunicorns, nginx and sshd have ended")

@@ -119,15 +119,16 @@ def test_ten_hosts_under_load_are_deployed_to_and_rolled_back_without_a_failed_r
 
 def test_a_sick_release_stops_at_the_first_host_and_the_others_never_see_it(fleet):
     healthy = fleet.current("app1")
-    processes = {name: fleet.gunicorn(name) for name in NAMES}
+    processes = {name: fleet.gunicorns(name) for name in NAMES}
+    edge = fleet.app_servers()
     with fleet.changed("instagram/api/health.py", 'HttpResponse("ok\\n"', 'HttpResponse(1 / 0, "ok\\n"'):
         said = fleet.fab("deploy", succeeds=False)
     assert "/healthz answers 500" in said
     assert "app1 was put back" in said
     assert fleet.current("app1") == healthy
-    assert {name: fleet.gunicorn(name) for name in NAMES[1:]} == {name: processes[name] for name in NAMES[1:]}
+    assert {name: fleet.gunicorns(name) for name in NAMES[1:]} == {name: processes[name] for name in NAMES[1:]}
     assert {fleet.current(name) for name in NAMES} == {healthy}
-    assert " down;" not in fleet.app_servers()
+    assert fleet.app_servers() == edge
     assert not (fleet.host("app1") / "lock").exists()
 
 
@@ -182,9 +183,10 @@ def test_status_shows_each_host_and_what_is_wrong_with_it(fleet):
     release = fleet.current("app3")
     fleet.stop_gunicorn("app3")
     lines = {line.split()[0]: line for line in fleet.fab("status").splitlines()}
-    fleet.fab("run", "--role", "app", "--", "test -e gunicorn.pid || ./restart")
-    assert re.fullmatch(rf"app2\s+app\s+{release}\s+\d+ s\s+ok", lines["app2"])
-    assert re.match(rf"app3\s+app\s+{release}\s+app3: gunicorn does not answer", lines["app3"])
+    port = fleet.serving("app3")
+    fleet.fab("run", "--role", "app", "--", f"test -e {port}.pid || ./restart {port}")
+    assert re.fullmatch(rf"app2\s+app\s+{release}\s+\S+\s+\d+ s\s+ok", lines["app2"])
+    assert re.match(rf"app3\s+app\s+{release}\s+\S+\s+app3: gunicorn does not answer", lines["app3"])
     assert lines.keys() == {"host", *NAMES}
 
 
@@ -202,7 +204,7 @@ def test_maintenance_is_told_in_the_envelope_and_the_load_balancer_keeps_the_edg
 def test_each_host_knows_who_deployed_what(fleet):
     for name in NAMES:
         lines = (fleet.host(name) / "releases.log").read_text().splitlines()
-        assert [line.split()[1] for line in lines] == ["deploy", "deploy", "rollback"]
+        assert [line.split()[1] for line in lines] == ["deploy", "done", "deploy", "done", "rollback"]
         assert all("@" in line.split()[3] for line in lines)
 
 

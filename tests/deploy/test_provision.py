@@ -19,6 +19,9 @@ from tests.support import eventually
 pytestmark = pytest.mark.slow
 
 STACK = Stack(os.environ["STACK"])
+SLOTS = [free_port(), free_port()]
+SERVES, STANDS_BY = (f"instagram-gunicorn@{port}" for port in SLOTS)
+UNITS = f"{SERVES} {STANDS_BY} instagram-pgbouncer"
 STACK.load_secrets()
 SECRETS = {name: STACK.secrets[name.lower()] for name in (*SERVER_SECRETS, *APP_SECRETS) if name != "CREDENTIALS_KEYS"}
 SECRETS["CREDENTIALS_KEYS"] = STACK.secrets["credentials_key"]
@@ -29,7 +32,7 @@ class Provisioned:
 
     def __init__(self, bare: BareHost, directory: Path) -> None:
         self.bare, self.directory = bare, directory
-        self.url = f"http://{HOST}:{free_port()}"
+        self.url = f"http://{HOST}:{SLOTS[0]}"
         self.pgbouncer_port = free_port()
         self.secrets = directory / "secrets.env"
         self.secrets.touch(0o600)
@@ -43,7 +46,7 @@ class Provisioned:
         ports |= {"memcached": "memcached_1", "gearman": "gearmand_1"}
         for role, server in ports.items():
             inventory["roles"][role]["port" if role == "postgres" else "listen"] = STACK.ports[server]
-        inventory["roles"]["app"]["listen"] = int(self.url.rpartition(":")[2])
+        inventory["roles"]["app"]["slots"] = SLOTS
         inventory["roles"]["pgbouncer"]["port"] = self.pgbouncer_port
         of_the_stack = STACK.environment()
         inventory |= {
@@ -60,9 +63,10 @@ class Provisioned:
         self.inventory = self.directory / "inventory.toml"
         self.inventory.write_text(toml(inventory))
 
-    def fab(self) -> subprocess.CompletedProcess:
-        command = [VENV / "bin/fab", "-i", self.bare.key, "provision", "--name=app1"]
-        command += [f"--inventory={self.inventory}", f"--secrets={self.secrets}"]
+    def fab(self, *command: str) -> subprocess.CompletedProcess:
+        """`fab provision`, or another of its tasks."""
+        command = command or ("provision", "--name=app1", f"--secrets={self.secrets}")
+        command = [VENV / "bin/fab", "-i", self.bare.key, *command, f"--inventory={self.inventory}"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
     def get(self, path: str) -> requests.Response:
@@ -93,7 +97,7 @@ def test_a_bare_host_becomes_an_app_server(app1):
     assert app1.first.returncode == 0, app1.first.stdout + app1.first.stderr
     answer = app1.get("/healthz")
     assert (answer.status_code, answer.text) == (200, "ok\n")
-    assert answer.headers["X-Release"] == app1.bare.run("basename $(readlink /srv/instagram/current)").strip()
+    assert answer.headers["X-Release"] == app1.bare.run("basename $(readlink -f /srv/instagram/current)").strip()
     # It has found the stack's servers, those of Postgres through a pgbouncer of its own.
     ready = app1.get("/readyz")
     assert ready.status_code == 200, ready.text
@@ -106,18 +110,18 @@ def changes(done: subprocess.CompletedProcess) -> list[str]:
 
 
 def test_again_it_changes_nothing(app1):
-    before = app1.bare.run("systemctl show -P MainPID instagram-gunicorn instagram-pgbouncer")
+    before = app1.bare.run(f"systemctl show -P MainPID {UNITS}")
     again = app1.fab()
     assert changes(again) == []
     assert "app1        0 changed" in again.stdout
-    assert app1.bare.run("systemctl show -P MainPID instagram-gunicorn instagram-pgbouncer") == before
+    assert app1.bare.run(f"systemctl show -P MainPID {UNITS}") == before
 
 
 def test_a_changed_setting_changes_its_file_and_restarts_who_reads_it(app1):
-    pid = "systemctl show -P MainPID instagram-gunicorn"
+    pid = f"systemctl show -P MainPID {SERVES}"
     before = app1.bare.run(pid)
     app1.write_inventory(RATE_LIMITS="requests=7")
-    assert changes(app1.fab()) == ["/etc/instagram/env", "instagram-gunicorn runs"]
+    assert changes(app1.fab()) == ["/etc/instagram/env", f"{SERVES} runs", f"{STANDS_BY} runs"]
     assert "RATE_LIMITS=requests=7" in app1.bare.run("cat /etc/instagram/env").splitlines()
     assert app1.bare.run(pid) != before
     assert app1.get("/healthz").status_code == 200
@@ -125,7 +129,7 @@ def test_a_changed_setting_changes_its_file_and_restarts_who_reads_it(app1):
 
 def test_a_killed_app_comes_back(app1):
     # The master: its workers die with it.
-    app1.bare.run("systemctl kill --kill-who=main --signal=KILL instagram-gunicorn")
+    app1.bare.run(f"systemctl kill --kill-who=main --signal=KILL {SERVES}")
 
     def is_back() -> bool:
         try:
@@ -134,6 +138,21 @@ def test_a_killed_app_comes_back(app1):
             return False
 
     eventually(is_back, 30, "gunicorn answers again")
+
+
+def test_it_is_deployed_to_beside_what_serves_and_rolled_back_without_a_restart(app1):
+    first = app1.get("/healthz").headers["X-Release"]
+    processes = app1.bare.run(f"systemctl show -P MainPID {SERVES}")
+    deployed = app1.fab("deploy")
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    assert app1.bare.run("readlink /srv/instagram/current").strip() == f"slots/{SLOTS[1]}"
+    second = requests.get(f"http://{HOST}:{SLOTS[1]}/healthz", timeout=10).headers["X-Release"]
+    assert second != first
+    back = app1.fab("rollback")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert app1.bare.run("readlink /srv/instagram/current").strip() == f"slots/{SLOTS[0]}"
+    assert app1.get("/healthz").headers["X-Release"] == first
+    assert app1.bare.run(f"systemctl show -P MainPID {SERVES}") == processes
 
 
 def test_secrets_are_read_by_their_owners_alone_and_told_to_nobody(app1):
@@ -146,15 +165,15 @@ def test_secrets_are_read_by_their_owners_alone_and_told_to_nobody(app1):
 
 
 def test_the_app_is_nobody_to_its_host(app1):
-    assert app1.bare.run("stat -c %U /proc/$(systemctl show -P MainPID instagram-gunicorn)").strip() == "instagram"
-    inside = "nsenter --mount --target $(systemctl show -P MainPID instagram-gunicorn) runuser -u instagram --"
+    assert app1.bare.run(f"stat -c %U /proc/$(systemctl show -P MainPID {SERVES})").strip() == "instagram"
+    inside = f"nsenter --mount --target $(systemctl show -P MainPID {SERVES}) runuser -u instagram --"
     assert (
         app1.bare.run(f"{inside} touch /srv/instagram/releases/x /etc/x /var/x 2>&1 || echo refused").count("Read-only")
         == 3
     )
     app1.bare.run("visudo -c")
     rights = app1.bare.run("runuser -u deploy -- sudo -n -l").partition("NOPASSWD")[2]
-    assert "systemctl restart instagram-gunicorn" in rights
+    assert all(f"systemctl {does} {unit}" in rights for does in ("restart", "stop") for unit in (SERVES, STANDS_BY))
     assert app1.bare.run("runuser -u deploy -- sudo -n id 2>&1 || echo refused").endswith("refused\n")
 
 

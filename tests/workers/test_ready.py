@@ -1,4 +1,4 @@
-"""What systemd is told by those that it starts with Type=notify (deploy/systemd): a start that failed is one that failed."""
+"""What systemd is told by what it starts with Type=notify (deploy/systemd), so that it knows a start that failed."""
 
 import os
 import socket
