@@ -206,7 +206,7 @@ def snapshots(context: Context, stack: str, inventory: str, action: str) -> str:
     """What deploy/redis_snapshots.py says to that, where it can reach Redis and S3."""
     if stack:
         local = stack_of(stack)
-        return redis_snapshots.say(action, local.environment() | local.backup_environment())
+        return redis_snapshots.say(action, local.environment() | local.snapshots_environment())
     (host,) = hosts.load(context, inventory).of("map_snapshots")
     return host.run(f"{host.roles['map_snapshots']['command']} {action}", PATIENCE)
 

@@ -143,7 +143,7 @@ def compare(noted: Contents, restored: Contents) -> None:
 
 def drill_map(stack: Stack) -> None:
     port = stack.ports["redis_shardmap"]
-    bucket = redis_snapshots.Bucket(stack.backup_environment())
+    bucket = redis_snapshots.Bucket(stack.snapshots_environment())
     with step("a snapshot of the map"):
         before = entries(stack, port)
         (snapshot,) = redis_snapshots.take(stack.environment()["REDIS_SHARDMAP_URL"], bucket)

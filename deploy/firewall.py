@@ -9,8 +9,9 @@ CLIENTS = {
     "app": ("edge",),
     "pgbouncer": ("app", "worker"),
     "postgres": ("pgbouncer", "postgres", "app"),  # replicas; and of the app hosts, the one that runs migrations
-    "redis_shardmap": ("app", "worker"),
-    "redis_feeds": ("app", "worker"),
+    "redis_shardmap": ("app", "worker", "redis_shardmap", "sentinel"),  # each other's replicas
+    "redis_feeds": ("app", "worker", "redis_feeds", "sentinel"),
+    "sentinel": ("app", "worker", "sentinel"),
     "memcached": ("app", "worker"),
     "gearman": ("app", "worker"),
 }
@@ -37,7 +38,7 @@ def ruleset(host: Host, inventory: Inventory, ip: Callable[[Host], str]) -> str:
     lines = []
     for role, data in host.roles.items():
         if role == "edge":
-            lines.append(f"tcp dport {data['listen']} accept")
+            lines.append(f"tcp dport {{ {data['listen']}, {data['tls']} }} accept")
             continue
         ports = data.get("slots") or [data.get("listen", data.get("port"))]
         clients = sorted({ip(client) for client in inventory.of(*CLIENTS.get(role, ()))})

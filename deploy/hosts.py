@@ -112,6 +112,7 @@ class Inventory:
     migrations: Host  # runs migrations
     migration_env_files: str  # with these settings: see ENV_FILES in instagram/settings.py
     postgres: dict[str, list[str]]  # physical server → its two hosts
+    redis: dict[str, list[str]]  # "shardmap", "feeds" → the host of its first master, and that of a replica, if any
     network: str  # where all of our hosts are
     settings: dict[str, str]  # of the app, where it is no secret
 
@@ -141,6 +142,7 @@ def load(context: Context, path: str = "") -> Inventory:
         migrations=hosts[inventory["migrations"]],
         migration_env_files=inventory["migration_env_files"],
         postgres=inventory.get("postgres", {}),
+        redis=inventory.get("redis", {}),
         network=inventory.get("network", ""),
         settings=inventory.get("settings", {}),
     )

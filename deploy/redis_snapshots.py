@@ -4,8 +4,8 @@ python -m deploy.redis_snapshots take                 makes one
 python -m deploy.redis_snapshots list                 says which there are
 python -m deploy.redis_snapshots fetch KEY map.rdb    gets one of these, for a Redis to start from
 
-Settings: REDIS_SHARDMAP_URL, S3_ENDPOINT, BACKUPS_BUCKET, BACKUPS_ACCESS_KEY, BACKUPS_SECRET_KEY; see ENV_FILES in
-instagram/settings.py.
+Settings: REDIS_SHARDMAP_URL, S3_ENDPOINT, S3_REGION, SNAPSHOTS_BUCKET, SNAPSHOTS_ACCESS_KEY, SNAPSHOTS_SECRET_KEY; see
+ENV_FILES in instagram/settings.py.
 
 The map can be rebuilt from Postgres; of 300 million photos that takes hours in which each lookup costs a query, and
 loading a snapshot minutes. Feeds, activity and sessions are not kept: they come back by themselves.
@@ -40,16 +40,16 @@ class Snapshot:
 
 
 class Bucket:
-    """The bucket of backups, with the credentials that are for it alone."""
+    """The bucket of snapshots, with the credentials that are for it alone."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.name = environment["BACKUPS_BUCKET"]
+        self.name = environment.get("SNAPSHOTS_BUCKET", "snapshots")
         self.s3 = boto3.client(
             "s3",
             endpoint_url=environment["S3_ENDPOINT"],
-            aws_access_key_id=environment["BACKUPS_ACCESS_KEY"],
-            aws_secret_access_key=environment["BACKUPS_SECRET_KEY"],
-            region_name="us-east-1",
+            aws_access_key_id=environment["SNAPSHOTS_ACCESS_KEY"],
+            aws_secret_access_key=environment["SNAPSHOTS_SECRET_KEY"],
+            region_name=environment.get("S3_REGION", "us-east-1"),
             config=Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 3, "mode": "standard"}),
         )
 

@@ -6,6 +6,7 @@ Nothing here talks to a host: `fab provision` (deploy/provision.py) brings there
 import os
 import shlex
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from deploy.failover import CREATE_SLOT, DROP_LOST_SLOT
 from deploy.failover import NAME as REPLICA
 from deploy.firewall import ruleset
 from deploy.hosts import Host, Inventory
-from deploy.local.layout import DEPLOY, render
+from deploy.local.layout import DEPLOY, Failed, render
 from deploy.local.programs import ROLE_SETTINGS, ROLES
 from deploy.rotation import app_servers
 
@@ -34,6 +35,7 @@ APP_PACKAGES = ["python3", "python3-venv"]
 SERVER_SECRETS = (
     *("INSTAGRAM_PASSWORD", "POSTGRES_PASSWORD", "REPLICATOR_PASSWORD", "PGBOUNCER_PASSWORD", "REDIS_PASSWORD"),
     *("BACKUPS_ACCESS_KEY", "BACKUPS_SECRET_KEY", "BACKUPS_PASSPHRASE"),
+    *("SNAPSHOTS_ACCESS_KEY", "SNAPSHOTS_SECRET_KEY"),
 )
 APP_SECRETS = ("SECRET_KEY", "S3_ACCESS_KEY", "S3_SECRET_KEY", "CREDENTIALS_KEYS")
 OPTIONAL_SECRETS = (
@@ -107,8 +109,11 @@ class Place:
 
     def pair(self, server: str) -> list[Host]:
         """The hosts of a physical server: the first primary, and its replica, if there is one."""
+        return self.named(self.inventory.postgres[server])
+
+    def named(self, names: list[str]) -> list[Host]:
         hosts = {host.name: host for host in self.inventory.hosts}
-        return [hosts[name] for name in self.inventory.postgres[server]]
+        return [hosts[name] for name in names]
 
 
 def ip(host: Host) -> str:
@@ -121,7 +126,7 @@ def ip(host: Host) -> str:
 
 def environment(place: Place) -> dict[str, str]:
     """/etc/instagram/env: the inventory's settings, where all servers are, and the app's secrets."""
-    secrets, redis = place.secrets, f"redis://:{quote(place.secrets['REDIS_PASSWORD'], safe='')}@"
+    secrets = place.secrets
 
     pgbouncer = f"{place.ip}:{place.port('pgbouncer')}"
     if "pgbouncer" not in place.host.roles:
@@ -139,8 +144,8 @@ def environment(place: Place) -> dict[str, str]:
         "SHARD_REPLICAS": " ".join(
             f"{alias}={pooled(f'shards_{alias}_replica')}" for alias in servers if len(place.pair(alias)) > 1
         ),
-        "REDIS_SHARDMAP_URL": f"{redis}{place.addresses('redis_shardmap')[0]}/0",
-        "REDIS_FEEDS_URL": f"{redis}{place.addresses('redis_feeds')[0]}/0",
+        "REDIS_SHARDMAP_URL": redis_url(place, "shardmap"),
+        "REDIS_FEEDS_URL": redis_url(place, "feeds"),
         "MEMCACHED": ",".join(place.addresses("memcached")),
         "GEARMAN": ",".join(place.addresses("gearman")),
         # On loopback alone, beside the workers: who reaches it, may notify all phones.
@@ -174,6 +179,19 @@ def migration_environment(place: Place) -> dict[str, str]:
 def postgres_url(place: Place, role: str, address: str, database: str) -> str:
     password = quote(place.secrets[f"{role}_PASSWORD"], safe="")
     return f"postgresql://{role.lower()}:{password}@{address}/{database}"
+
+
+def redis_url(place: Place, name: str) -> str:
+    """Of the master of the moment, whom Sentinels know; without these, of the one that there is."""
+    password = quote(place.secrets["REDIS_PASSWORD"], safe="")
+    if sentinels := place.addresses("sentinel"):
+        return f"redis+sentinel://:{password}@{','.join(sentinels)}/{name}"
+    return f"redis://:{password}@{first_redis(place, name)}/0"
+
+
+def first_redis(place: Place, name: str) -> str:
+    """`ip:port` of the first master."""
+    return f"{ip(place.named(place.inventory.redis[name])[0])}:{place.port(f'redis_{name}')}"
 
 
 # What every host has
@@ -245,6 +263,7 @@ def ours(place: Place, *services: Service, **values: object) -> Part:
 
 def edge(place: Place) -> Part:
     data = place.host.roles["edge"]
+    secured = tls(place)
     conf = template(
         "nginx/edge.conf",
         listen=place.ip,
@@ -256,7 +275,7 @@ def edge(place: Place) -> Part:
         maintenance=data["maintenance"],
         balancer=data["balancer"],
         munin=f"{STATE}/munin/html",
-        tls="",  # ends at the load balancer
+        tls=f'include "{secured[0].path}";' if secured else "",  # else it ends at the load balancer
         # Of one address, which may be a carrier's with a city behind it.
         requests_a_second=500,
         requests_of_a_burst=2_000,
@@ -265,6 +284,7 @@ def edge(place: Place) -> Part:
     files = [
         *unit_files("instagram-nginx"),
         File(f"{ETC}/nginx_edge.conf", conf),
+        *secured,
         # After the first time, `fab deploy` knows better where the app is.
         File(data["app_servers"], first_slots(place.inventory), owner="deploy", only_if_missing=True),
     ]
@@ -281,6 +301,24 @@ def edge(place: Place) -> Part:
 
 def first_slots(inventory: Inventory) -> str:
     return app_servers({host: host.roles["app"]["slots"][0] for host in inventory.of("app")})
+
+
+def tls(place: Place) -> list[File]:
+    """What nginx listens on the port of TLS with; nothing, where the operator has no certificate for it."""
+    named = [place.secrets.get(name, "") for name in ("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE")]
+    if not any(named):
+        return []
+    certificate, key = (Path(name).expanduser() for name in named)
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        raise Failed(f"TLS_CERTIFICATE_FILE and TLS_KEY_FILE are not a certificate and its key: {error}") from None
+    copies = [f"{ETC}/tls.pem", f"{ETC}/tls.key"]
+    values = {"listen": place.ip, "port": place.host.roles["edge"]["tls"], "certificate": copies[0], "key": copies[1]}
+    return [
+        File(f"{ETC}/nginx_tls.conf", template("nginx/tls.conf", **values)),
+        *(File(copy, one.read_text(), "www-data", 0o600) for copy, one in zip(copies, (certificate, key), strict=True)),
+    ]
 
 
 def pgbouncer(place: Place) -> Part:
@@ -341,8 +379,8 @@ def postgres(place: Place) -> Part:
         s3_endpoint=s3.hostname,
         s3_port=s3.port or 443,
         s3_ca_file="/etc/ssl/certs/ca-certificates.crt",
-        s3_region="us-east-1",
-        bucket="backups",
+        s3_region=place.inventory.settings.get("S3_REGION", "us-east-1"),
+        bucket=place.inventory.settings.get("BACKUPS_BUCKET", "backups"),
         access_key=place.secrets["BACKUPS_ACCESS_KEY"],
         secret_key=place.secrets["BACKUPS_SECRET_KEY"],
         passphrase=place.secrets["BACKUPS_PASSPHRASE"],
@@ -391,11 +429,9 @@ def postgres(place: Place) -> Part:
 
 
 def map_snapshots(place: Place) -> Part:
-    settings = {"BACKUPS_BUCKET": "backups"} | {
-        name: place.secrets[name] for name in ("BACKUPS_ACCESS_KEY", "BACKUPS_SECRET_KEY")
-    }
+    keys = {name: place.secrets[name] for name in ("SNAPSHOTS_ACCESS_KEY", "SNAPSHOTS_SECRET_KEY")}
     files = [
-        File(f"{ETC}/backups.env", env_text(settings), "deploy", 0o600),
+        File(f"{ETC}/snapshots.env", env_text(keys), "deploy", 0o600),
         unit_as_it_is("instagram-map-snapshot.service"),
     ]
     return Part(["redis-tools"], [timer("instagram-map-snapshot.timer")], files)
@@ -457,6 +493,11 @@ def first_statements(place: Place, server: str) -> str:
 
 
 def redis(place: Place, name: str, **persistence: str) -> Part:
+    pair = place.named(place.inventory.redis[name.removeprefix("redis_")])
+    if len(pair) > 1 and len(place.inventory.of("sentinel")) < 3:
+        raise Failed(
+            f"{name} has a replica, and nobody who would make it the master: three hosts need the role sentinel."
+        )
     conf = File(
         f"{ETC}/{name}.conf",
         template(
@@ -475,9 +516,48 @@ def redis(place: Place, name: str, **persistence: str) -> Part:
     )
     # Else a fork is refused when the copy would not fit, although almost none of it is ever written.
     overcommit = File("/etc/sysctl.d/60-redis.conf", "vm.overcommit_memory = 1\n")
+    unit = f"instagram-redis@{name}"
+    # A master that were back before the Sentinels saw it die would have its replica copy that it is empty, or have all
+    # wait until it has read its file.
+    patience = File(f"{UNITS}/{unit}.service.d/restart.conf", f"[Service]\nRestartSec={15 if len(pair) > 1 else 1}\n")
     # A restart loses the feeds.
-    service = Service(f"instagram-redis@{name}", [*unit_files("instagram-redis@"), conf], "tell", place.port(name))
-    return Part(["redis-server"], [Service("systemd-sysctl", [overcommit], "restart"), service])
+    service = Service(unit, [*unit_files("instagram-redis@"), patience, conf], "tell", place.port(name))
+    steps = [] if place.host is pair[0] else [first_following(place, name, ip(pair[0]))]
+    return Part(["redis-server"], [Service("systemd-sysctl", [overcommit], "restart"), service], prepare=steps)
+
+
+def first_following(place: Place, name: str, master: str) -> tuple[str, str, str]:
+    """Has a new Redis follow the first master. Once: after that, it is the Sentinels who say whom it follows."""
+    data, port = f"{STATE}/{name}", place.port(name)
+    told = f"until redis-cli -h {place.ip} -p {port} REPLICAOF {master} {port} | grep -q ^OK; do sleep 0.1; done"
+    password = f"$(sed -n 's/^requirepass //p' {ETC}/{name}.conf)"
+    command = (
+        f"touch {data}.new && systemctl start instagram-redis@{name}"
+        f" && REDISCLI_AUTH={password} timeout 60 sh -c {shlex.quote(told)} && rm {data}.new"
+    )
+    return f"{name} follows {master}", f"test -e {data} && test ! -e {data}.new", command
+
+
+def sentinel(place: Place) -> Part:
+    # Sentinel rewrites it, and knows better who is the master.
+    conf = File(
+        f"{STATE}/sentinel/sentinel.conf",
+        template(
+            "redis/sentinel.conf",
+            listen=place.ip,
+            port=place.port("sentinel"),
+            password=place.secrets["REDIS_PASSWORD"],
+            data=f"{STATE}/sentinel",
+            shardmap=first_redis(place, "shardmap").replace(":", " "),
+            feeds=first_redis(place, "feeds").replace(":", " "),
+            down_after_ms=5000,
+        ),
+        "redis",
+        0o600,
+        only_if_missing=True,
+    )
+    service = Service("instagram-sentinel", unit_files("instagram-sentinel"), "restart", place.port("sentinel"))
+    return Part(["redis-server"], [service], [conf])
 
 
 def memcached(place: Place) -> Part:
@@ -509,6 +589,7 @@ PARTS: dict[str, Callable[[Place], Part]] = {
     "map_snapshots": map_snapshots,
     "redis_shardmap": lambda place: redis(place, "redis_shardmap", maxmemory_policy="noeviction", appendonly="yes"),
     "redis_feeds": lambda place: redis(place, "redis_feeds", maxmemory_policy="allkeys-lru", appendonly="no"),
+    "sentinel": sentinel,
     "memcached": memcached,
     "gearman": gearman,
 }

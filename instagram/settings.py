@@ -135,6 +135,7 @@ GEARMAN = [server for server in env.get("GEARMAN", "").split(",") if server]
 
 # S3 and the CDN in front of it.
 S3_ENDPOINT = env.get("S3_ENDPOINT", "")
+S3_REGION = env.get("S3_REGION", "us-east-1")
 S3_ACCESS_KEY = env.get("S3_ACCESS_KEY", "")
 S3_SECRET_KEY = env.get("S3_SECRET_KEY", "")
 S3_UPLOADS_BUCKET = env.get("S3_UPLOADS_BUCKET", "uploads")

@@ -33,7 +33,7 @@ def _s3():
         endpoint_url=settings.S3_ENDPOINT or None,
         aws_access_key_id=settings.S3_ACCESS_KEY,
         aws_secret_access_key=settings.S3_SECRET_KEY,
-        region_name="us-east-1",
+        region_name=settings.S3_REGION,
         config=Config(
             connect_timeout=1,
             read_timeout=5,

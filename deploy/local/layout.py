@@ -46,6 +46,7 @@ LOCAL = local_dir()
 SECRETS = ("secret_key", "postgres_password", "replicator_password", "instagram_password", "pgbouncer_password",
            "redis_password", "supervisor_password", "s3_access_key", "s3_secret_key", "credentials_key",
            "backups_access_key", "backups_secret_key", "backups_passphrase",
+           "snapshots_access_key", "snapshots_secret_key",
            "twitter_key", "twitter_secret", "facebook_id", "facebook_secret", "pagerduty_key",
            "bugsink_secret_key", "bugsink_password", "bugsink_key")  # fmt: skip
 
@@ -177,13 +178,12 @@ class Stack:
             **(ONLY_IN_TESTS if self.is_for_tests else {}),
         }
 
-    def backup_environment(self) -> dict[str, str]:
-        """What reaches the backups; the app does not."""
+    def snapshots_environment(self) -> dict[str, str]:
+        """What reaches the snapshots of the map; the app does not."""
         return {
             "S3_ENDPOINT": f"http://{self.address('s3')}",
-            "BACKUPS_BUCKET": "backups",
-            "BACKUPS_ACCESS_KEY": self.secrets["backups_access_key"],
-            "BACKUPS_SECRET_KEY": self.secrets["backups_secret_key"],
+            "SNAPSHOTS_ACCESS_KEY": self.secrets["snapshots_access_key"],
+            "SNAPSHOTS_SECRET_KEY": self.secrets["snapshots_secret_key"],
         }
 
     def migration_environment(self) -> dict[str, str]:

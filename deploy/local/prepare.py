@@ -54,7 +54,7 @@ def prepare_buckets(settings: dict[str, str]) -> None:
         # A fresh SeaweedFS answers before it has elected itself master.
         config=Config(retries={"max_attempts": 8, "mode": "standard"}, connect_timeout=2, read_timeout=10),
     )
-    for bucket in (settings["S3_UPLOADS_BUCKET"], settings["S3_PHOTOS_BUCKET"], "backups"):
+    for bucket in (settings["S3_UPLOADS_BUCKET"], settings["S3_PHOTOS_BUCKET"], "backups", "snapshots"):
         try:
             s3.head_bucket(Bucket=bucket)
         except ClientError:

@@ -261,6 +261,8 @@ def seaweedfs(stack: Stack) -> Program:
         "secret_key": stack.secrets["s3_secret_key"],
         "backups_access_key": stack.secrets["backups_access_key"],
         "backups_secret_key": stack.secrets["backups_secret_key"],
+        "snapshots_access_key": stack.secrets["snapshots_access_key"],
+        "snapshots_secret_key": stack.secrets["snapshots_secret_key"],
     }
     file = configured(stack, "seaweedfs/s3.json", "s3.json", None, **keys)
     return Program(

@@ -53,6 +53,7 @@ class Provisioned:
             "known_hosts": str(self.bare.known_hosts),
             "network": "127.0.0.0/8",
             "postgres": {"a": ["stack"], "b": ["stack"]},
+            "redis": {"shardmap": ["stack"], "feeds": ["stack"]},
             "settings": {name: of_the_stack[name] for name in ("SITE_URL", "CDN_URL", "S3_ENDPOINT", "LOGICAL_SHARDS")},
             "hosts": {
                 "app1": {"address": HOST, "port": self.bare.port, "roles": ["pgbouncer", "app"]},

@@ -1,41 +1,55 @@
 """What `fab provision` would bring to each host of our inventory: rendered, and shown to the servers themselves."""
 
+import os
 import re
 import shutil
+import signal
+import socket
+import ssl
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import requests
 from fabric import Config
 from invoke import Context
 
 from deploy import hosts
 from deploy.hosts import INVENTORY, Inventory
-from deploy.local.layout import AS_ROOT, VENV
+from deploy.local.keys import make_certificate
+from deploy.local.layout import AS_ROOT, VENV, Failed, Stack
 from deploy.local.machine import postgres_bin, which
 from deploy.roles import APP_SECRETS, SERVER_SECRETS, File, Part, Place, parts
+from deploy.upstreams import server_lines
+from tests.support import eventually
 
+STACK = Stack(os.environ["STACK"])
 SECRETS = {name: f"secret-of-{name}" for name in (*SERVER_SECRETS, *APP_SECRETS)}
 # A host of each kind.
-NAMES = ("edge1", "app1", "worker1", "db1", "db2", "redis1", "redis2", "cache1", "queue1")
+NAMES = ("edge1", "app1", "worker1", "db1", "db2", "redis1", "redis4", "cache1", "queue1")
 
 
 @pytest.fixture
 def inventory(tmp_path) -> Inventory:
-    """Our own, with addresses of loopback."""
+    return on_loopback(tmp_path)
+
+
+def on_loopback(directory: Path) -> Inventory:
+    """Our inventory, with addresses of loopback."""
     numbers = iter(range(1, 200))
     text = re.sub(r"\w+\.internal", lambda _: f"127.0.3.{next(numbers)}", INVENTORY.read_text())
-    (tmp_path / "inventory.toml").write_text(text)
-    return hosts.load(Context(Config()), str(tmp_path / "inventory.toml"))
+    (directory / "inventory.toml").write_text(text)
+    return hosts.load(Context(Config()), str(directory / "inventory.toml"))
 
 
-def parts_of(inventory: Inventory, name: str) -> list[Part]:
+def parts_of(inventory: Inventory, name: str, **secrets: object) -> list[Part]:
     host = next(host for host in inventory.hosts if host.name == name)
-    return parts(Place(host, inventory, SECRETS, memory_mb=16_000, cores=8))
+    return parts(Place(host, inventory, SECRETS | secrets, memory_mb=16_000, cores=8))
 
 
-def files_of(inventory: Inventory, name: str) -> dict[str, File]:
-    needed = parts_of(inventory, name)
+def files_of(inventory: Inventory, name: str, **secrets: object) -> dict[str, File]:
+    needed = parts_of(inventory, name, **secrets)
     files = [file for part in needed for file in part.files]
     files += [file for part in needed for service in part.services for file in service.files]
     return {file.path: file for file in files}
@@ -98,6 +112,110 @@ def test_nginx_understands_its_configuration(inventory, tmp_path):
     for directory in ("var/lib/nginx_edge", "var/log"):
         (tmp_path / directory).mkdir(parents=True, exist_ok=True)
     check(which("nginx"), "-t", "-q", "-e", "stderr", "-c", written["/etc/instagram/nginx_edge.conf"])
+
+
+@pytest.fixture
+def secured_edge(inventory, tmp_path):
+    """nginx as on an edge with a certificate, in front of the stack's app servers."""
+    address = next(host.address for host in inventory.hosts if host.name == "edge1")
+    for name in ("listen", "tls"):
+        with socket.create_server((address, 0)) as server:
+            inventory.roles["edge"][name] = server.getsockname()[1]
+    make_certificate(tmp_path, "site", address)
+    files = files_of(inventory, "edge1", TLS_CERTIFICATE_FILE=tmp_path / "site.pem", TLS_KEY_FILE=tmp_path / "site.key")
+    written = write(tmp_path, files)
+    written["/srv/instagram/app_servers.conf"].write_text(server_lines(STACK.addresses("gunicorn")))
+    for directory in ("var/lib/nginx_edge", "var/log"):
+        (tmp_path / directory).mkdir(parents=True)
+    command = [which("nginx"), "-e", "stderr", "-c", written["/etc/instagram/nginx_edge.conf"]]
+    check(*command, "-t", "-q")
+    process = subprocess.Popen([*command, "-g", "daemon off;"])
+    plain, secured = (inventory.roles["edge"][name] for name in ("listen", "tls"))
+    eventually(lambda: not process.poll() and is_open(address, plain), what="nginx listens")
+    yield SimpleNamespace(address=address, plain=plain, secured=secured, process=process, written=written)
+    process.terminate()
+    process.wait(10)
+
+
+def is_open(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) == 0
+
+
+def handshake(edge: SimpleNamespace, version: ssl.TLSVersion) -> tuple[str, str, bytes]:
+    """The versions of TLS and HTTP that nginx agrees to, and its certificate."""
+    context = ssl.create_default_context(cafile=edge.written["/etc/instagram/tls.pem"])
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with (
+        socket.create_connection((edge.address, edge.secured), timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname=edge.address) as secured,
+    ):
+        return secured.version(), secured.selected_alpn_protocol(), secured.getpeercert(binary_form=True)
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_an_edge_with_a_certificate_speaks_tls(secured_edge, version):
+    assert handshake(secured_edge, ssl.TLSVersion[version])[:2] == (version.replace("_", "."), "h2")
+
+
+def test_the_app_hears_that_a_browser_came_by_tls(secured_edge):
+    """It takes a form from a page of the same site only: with TLS, that is another site than without."""
+    trusted = secured_edge.written["/etc/instagram/tls.pem"]
+    origin = f"https://{secured_edge.address}:{secured_edge.secured}"
+    statuses = []
+    for port, scheme in ((secured_edge.secured, "https"), (secured_edge.plain, "http")):
+        browser = requests.Session()
+        page = f"{scheme}://{secured_edge.address}:{port}/accounts/login/"
+        token = re.search(
+            r'name="csrfmiddlewaretoken" value="(\w+)"', browser.get(page, verify=trusted, timeout=10).text
+        )[1]
+        form = {"csrfmiddlewaretoken": token, "username": "nobody", "password": "wrong"}
+        claims = {"Origin": origin, "Host": origin.removeprefix("https://"), "X-Forwarded-Proto": "https"}
+        statuses.append(browser.post(page, data=form, headers=claims, verify=trusted, timeout=10).status_code)
+    assert statuses == [200, 403]  # the form again, since nobody may log in so; and none at all
+
+
+def test_a_new_certificate_is_served_after_a_reload(inventory, secured_edge, tmp_path):
+    secrets = {"TLS_CERTIFICATE_FILE": tmp_path / "site.pem", "TLS_KEY_FILE": tmp_path / "site.key"}
+    make_certificate(tmp_path, "site", secured_edge.address)
+    services = [one for part in parts_of(inventory, "edge1", **secrets) for one in part.services]
+    (nginx,) = [one for one in services if "/etc/instagram/tls.pem" in {file.path for file in one.files}]
+    assert (nginx.unit, nginx.on_change) == ("instagram-nginx", "reload")
+    new = {file.path: file for file in nginx.files if "/tls." in file.path}
+    assert {(file.owner, file.mode) for file in new.values()} == {("www-data", 0o600)}
+    write(tmp_path, new)
+    secured_edge.process.send_signal(signal.SIGHUP)
+    served = ssl.PEM_cert_to_DER_cert((tmp_path / "site.pem").read_text())
+
+    def is_served() -> bool:
+        try:
+            return handshake(secured_edge, ssl.TLSVersion.TLSv1_3)[2] == served
+        except ssl.SSLCertVerificationError:  # it is still the old one
+            return False
+
+    eventually(is_served, what="the new certificate is served")
+
+
+def test_a_certificate_without_its_key_is_refused_before_any_host_is_touched(inventory, tmp_path):
+    for name in ("site", "other"):
+        make_certificate(tmp_path, name, "127.0.0.1")
+    certificate = tmp_path / "site.pem"
+    for key in (tmp_path / "other.key", tmp_path / "missing.key", ""):
+        with pytest.raises(Failed, match="are not a certificate and its key"):
+            parts_of(inventory, "edge1", TLS_CERTIFICATE_FILE=certificate, TLS_KEY_FILE=key)
+
+
+def test_without_sentinels_the_app_asks_the_one_redis_that_there_is(inventory):
+    for host in inventory.hosts:
+        host.roles.pop("sentinel", None)
+    with pytest.raises(Failed, match="three hosts need the role sentinel"):
+        parts_of(inventory, "redis1")
+    inventory.redis = {"shardmap": ["redis1"], "feeds": ["redis3"]}
+    env = files_of(inventory, "app1")["/etc/instagram/env"].text
+    address = next(host.address for host in inventory.hosts if host.name == "redis3")
+    assert f"REDIS_FEEDS_URL=redis://:secret-of-REDIS_PASSWORD@{address}:6380/0\n" in env
+    assert [part.prepare for part in parts_of(inventory, "redis3")] == [[], []]
 
 
 def test_postgres_has_its_share_of_the_hosts_memory(inventory, tmp_path):
