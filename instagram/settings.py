@@ -7,7 +7,8 @@ ENV_FILES names. Real environment variables win over files. So `manage.py` works
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+
+from psycopg2.extensions import parse_dsn
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -25,22 +26,25 @@ env = _read_environment()
 
 
 def _database(url: str) -> dict:
-    """Django's description of `postgresql://user:password@host:port/name`, reached through pgbouncer."""
-    parts = urlsplit(url)
+    """Django's description of `postgresql://user:password@host:port/name`, reached through pgbouncer.
+
+    Past it, `…@host:port,host:port/name?target_session_attrs=primary` is whichever of the two is the primary.
+    """
+    parts = parse_dsn(url)
     return {
         # Our own thin backend: swaps the placeholder schema for the shard's, and checks a connection without a query.
         "ENGINE": "shardmap.backend",
-        "HOST": parts.hostname,
-        "PORT": parts.port,
-        "NAME": parts.path.lstrip("/"),
-        "USER": unquote(parts.username or ""),
-        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.pop("host", ""),
+        "PORT": parts.pop("port", ""),
+        "NAME": parts.pop("dbname", ""),
+        "USER": parts.pop("user", ""),
+        "PASSWORD": parts.pop("password", ""),
         # Connections to pgbouncer are cheap to hold and dear to open.
         "CONN_MAX_AGE": None,
         "CONN_HEALTH_CHECKS": True,
         # pgbouncer pools transactions: nothing may outlive one.
         "DISABLE_SERVER_SIDE_CURSORS": True,
-        "OPTIONS": {"tcp_user_timeout": 5000, "keepalives_idle": 10},
+        "OPTIONS": {"tcp_user_timeout": 5000, "keepalives_idle": 10, **parts},
     }
 
 

@@ -23,6 +23,7 @@ from psycopg2 import errorcodes, extensions
 from shardmap.shards import PLACEHOLDER, ShardMoved, current_shard, schema_name
 
 CONNECT_SECONDS = 2
+LOOKING_SECONDS = 30  # for the primary among a server's hosts, of which one may be silent: tcp_user_timeout ends that
 NOT_THERE = (
     errorcodes.UNDEFINED_TABLE,
     errorcodes.UNDEFINED_FUNCTION,
@@ -58,7 +59,8 @@ def _swap_schema(execute, sql, params, many, context):
 
 def _wait(connection) -> None:
     """psycopg2 calls this to wait for the server; when it raises, psycopg2 closes the connection."""
-    usual = settings.DATABASE_ANSWER_SECONDS if connection.status in CONNECTED else CONNECT_SECONDS
+    connecting = LOOKING_SECONDS if "target_session_attrs" in connection.dsn else CONNECT_SECONDS
+    usual = settings.DATABASE_ANSWER_SECONDS if connection.status in CONNECTED else connecting
     seconds = _patience.get() or usual
     deadline = time.monotonic() + seconds
     while (state := connection.poll()) != extensions.POLL_OK:
