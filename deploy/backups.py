@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fabric import task
 from invoke import Context, Exit
@@ -37,6 +37,7 @@ WHERE_COPY = 'echo "psql -h $PGHOST -p $COPY_PORT -U $PGUSER, in $COPY"'
 
 # (command, seconds that it may take) → what it says. Raises Failed.
 Run = Callable[[list[str], float], str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,19 @@ def remove_copy(server: Server) -> None:
 
 def at_once(do: Callable[[Server], Any], servers: list[Server]) -> list:
     """What it returns for each of the servers, done for all at the same time. Raises Failed when all have ended."""
-    with ThreadPoolExecutor(len(servers)) as pool:
-        futures = [pool.submit(do, server) for server in servers]
-    if failures := [str(error) for future in futures if isinstance(error := future.exception(), Failed)]:
+    done, failures = try_each(do, servers)
+    if failures:
         raise Failed("\n".join(failures))
-    return [future.result() for future in futures]
+    return [result for _, result in done]
+
+
+def try_each(do: Callable[[Server], T], servers: list[Server]) -> tuple[list[tuple[Server, T]], list[str]]:
+    """As `at_once`, for who goes on without those that failed: (server, what it returned), and what went wrong."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        futures = [(server, pool.submit(do, server)) for server in servers]
+    failures = [str(error) for _, future in futures if isinstance(error := future.exception(), Failed)]
+    done = [(server, future.result()) for server, future in futures if not isinstance(future.exception(), Failed)]
+    return done, failures
 
 
 # The tasks. STACK is the name of a local stack: everything is on this machine then, and without SSH.
@@ -143,9 +152,8 @@ SERVER = {"server": "this one alone; all that are primaries without it"}
 @task(help=STACK | SERVER | {"kind": "full, diff or incr; without it a full one each week, and diff otherwise"})
 def backup(context: Context, kind: str = "", server: str = "", stack: str = "", inventory: str = "") -> None:
     """Makes a base backup of each Postgres, and a snapshot of the photo map."""
-    with exits():
-        servers = chosen(context, server, stack, inventory)
-        for one, made in zip(servers, at_once(partial(back_up, kind=kind), servers), strict=True):
+    with exits() as failures:
+        for one, made in at_all(partial(back_up, kind=kind), context, server, stack, inventory, failures):
             print(row(one.name, made))
         print(snapshots(context, stack, inventory, "take"))
 
@@ -153,9 +161,8 @@ def backup(context: Context, kind: str = "", server: str = "", stack: str = "", 
 @task(help=STACK | SERVER)
 def backups(context: Context, server: str = "", stack: str = "", inventory: str = "") -> None:
     """Lists what there is to restore: base backups of each Postgres, snapshots of the map."""
-    with exits():
-        servers = chosen(context, server, stack, inventory)
-        for one, found in zip(servers, at_once(backups_of, servers), strict=True):
+    with exits() as failures:
+        for one, found in at_all(backups_of, context, server, stack, inventory, failures):
             for made in found:
                 print(row(one.name, made))
         print(snapshots(context, stack, inventory, "list"))
@@ -164,18 +171,17 @@ def backups(context: Context, server: str = "", stack: str = "", inventory: str 
 @task(help=STACK | SERVER | {"to": "the time, in UTC: 2026-11-22 02:40:00; without it, all that there is"})
 def restore(context: Context, to: str = "", server: str = "", stack: str = "", inventory: str = "") -> None:
     """Starts a copy of each Postgres as it was at a time, beside the one that runs, which is not touched."""
-    with exits():
-        servers = chosen(context, server, stack, inventory)
-        at_once(partial(restore_copy, to=moment(to) if to else None), servers)
-        for one in servers:
+    with exits() as failures:
+        restored = partial(restore_copy, to=moment(to) if to else None)
+        for one, _ in at_all(restored, context, server, stack, inventory, failures):
             print(f"{one.name}, on its host: {one.sh(WHERE_COPY).strip()}")
 
 
 @task(help=STACK | SERVER)
 def remove_copies(context: Context, server: str = "", stack: str = "", inventory: str = "") -> None:
     """Stops and removes what `fab restore` has made."""
-    with exits():
-        at_once(remove_copy, chosen(context, server, stack, inventory))
+    with exits() as failures:
+        at_all(remove_copy, context, server, stack, inventory, failures)
 
 
 def moment(text: str) -> datetime:
@@ -193,13 +199,24 @@ def row(server: str, made: Backup) -> str:
     return f"{server:14}{made.kind:6}{made.ended:%Y-%m-%d %H:%M:%S} UTC {took:7.0f} s {size}  {made.label}"
 
 
-def chosen(context: Context, server: str, stack: str, inventory: str) -> list[Server]:
-    """The server of that name; without a name, all that take writes."""
+def at_all(
+    do: Callable[[Server], T], context: Context, server: str, stack: str, inventory: str, failures: list[str]
+) -> list[tuple[Server, T]]:
+    """What it returns for the server of that name; without a name, for all that take writes.
+
+    What went wrong, or who did not say whether it takes writes, is added to the failures: the others are done.
+    """
     known = local_servers(stack_of(stack)) if stack else remote_servers(context, inventory)
-    servers = [one for one in known if one.name == server] if server else [one for one in known if one.is_primary()]
-    if not servers:
+    chosen = [one for one in known if one.name == server]
+    if not server:
+        asked, away = try_each(Server.is_primary, known)
+        chosen = [one for one, is_primary in asked if is_primary]
+        failures += away
+    if not chosen:
         raise Failed(f"No Postgres is {server or 'a primary'}. There are: {', '.join(one.name for one in known)}")
-    return servers
+    done, failed = try_each(do, chosen)
+    failures += failed
+    return done
 
 
 def snapshots(context: Context, stack: str, inventory: str, action: str) -> str:
@@ -212,12 +229,15 @@ def snapshots(context: Context, stack: str, inventory: str, action: str) -> str:
 
 
 @contextmanager
-def exits() -> Iterator[None]:
-    """Ends the task with a sentence rather than a traceback."""
+def exits() -> Iterator[list[str]]:
+    """Ends the task with all that went wrong, if anything did, rather than with a traceback."""
+    failures: list[str] = []
     try:
-        yield
+        yield failures
     except (Failed, CommandFailed) as failure:
-        raise Exit(str(failure)) from None
+        failures.append(str(failure))
+    if failures:
+        raise Exit("\n".join(failures))
 
 
 def remote_servers(context: Context, inventory: str) -> list[Server]:

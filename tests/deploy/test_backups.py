@@ -109,6 +109,20 @@ def test_fab_makes_and_lists_backups():
     assert [line.split()[0] for line in made.stdout.splitlines()] == ["postgres_a", "postgres_b", "map"]
 
 
+def test_a_server_that_is_away_is_named_and_the_others_are_backed_up_and_restored(stopped):
+    stopped("postgres_b")
+    for task, told in {
+        "backup": {"postgres_a", "map"},
+        "backups": {"postgres_a", "map"},
+        "restore": {"postgres_a,"},
+        "remove-copies": set(),
+    }.items():
+        done = fab(task)
+        assert done.returncode == 1, task
+        assert "postgres_b" in done.stderr
+        assert {line.split()[0] for line in done.stdout.splitlines()} == told
+
+
 def test_a_second_backup_at_the_same_time_is_refused(servers):
     with pytest.raises(Failed, match="is another pgBackRest process running"):
         at_once(partial(back_up, kind="diff"), [servers[0], servers[0]])
@@ -164,7 +178,9 @@ def test_munin_sees_that_wal_does_not_arrive(servers):
     assert seen("instagram_archive") == [0, 0]
     order = 'for sql; do "$POSTGRES_BIN/psql" -XAtqc "$sql"; done'
     reload = "SELECT pg_reload_conf()"
-    server.sh(order, "ALTER SYSTEM SET archive_command = 'false'", reload, "SELECT pg_switch_wal()")
+    # A server that has written nothing since the last switch does not switch.
+    written = "SELECT pg_create_restore_point('test')"
+    server.sh(order, "ALTER SYSTEM SET archive_command = 'false'", reload, written, "SELECT pg_switch_wal()")
     try:
         eventually(lambda: seen("instagram_archive")[1] > 0, 30, "archiving fails")
     finally:
