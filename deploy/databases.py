@@ -24,15 +24,22 @@ HELP = {
     "server": "a, b …: of the inventory's [postgres]",
     "stack": "a local stack, instead of the inventory's hosts",
     "inventory": "another file than the usual one",
+    "without": "app3,app4: hosts of pgbouncers that are lost (see the runbook)",
 }
 
 
 @task(help=HELP | {"to": "who shall be primary; without it, whoever is the replica", "host_is_off": "see the runbook"})
 def failover(
-    context: Context, server: str, to: str = "", host_is_off: bool = False, stack: str = "", inventory: str = ""
+    context: Context,
+    server: str,
+    to: str = "",
+    host_is_off: bool = False,
+    without: str = "",
+    stack: str = "",
+    inventory: str = "",
 ) -> None:
     """Makes a server's replica the primary, whether that is dead or alive (docs/failover.md)."""
-    servers, pgbouncers = _reached(context, server, stack, inventory)
+    servers, pgbouncers = _reached(context, server, stack, inventory, without)
     with _told():
         if to:
             if to not in [one.name for one in servers]:
@@ -41,20 +48,25 @@ def failover(
         else:
             primary, replica = steps.roles(servers, pgbouncers)
         steps.failover(primary, replica, pgbouncers, host_is_off=host_is_off)
+        if without:
+            again = f"fab failover --server {server} --to {replica.name}"
+            print(f"Still lead to {primary.name}: {without}. As soon as they are back: `{again}` (docs/failover.md)")
 
 
 @task(help=HELP)
-def rejoin(context: Context, server: str, stack: str = "", inventory: str = "") -> None:
+def rejoin(context: Context, server: str, without: str = "", stack: str = "", inventory: str = "") -> None:
     """Makes the server that was primary before a failover the replica."""
-    servers, pgbouncers = _reached(context, server, stack, inventory)
+    servers, pgbouncers = _reached(context, server, stack, inventory, without)
     with _told():
         steps.rejoin(*steps.roles(servers, pgbouncers))
 
 
 @task(help=HELP | {"off": "COMMITs that wait for a replica are let go, and none waits any more"})
-def sync(context: Context, server: str, off: bool = False, stack: str = "", inventory: str = "") -> None:
+def sync(
+    context: Context, server: str, off: bool = False, without: str = "", stack: str = "", inventory: str = ""
+) -> None:
     """Whether a COMMIT waits for the replica: as the configuration says, or with --off, no longer."""
-    servers, pgbouncers = _reached(context, server, stack, inventory)
+    servers, pgbouncers = _reached(context, server, stack, inventory, without)
     with _told():
         primary, _ = steps.roles(servers, pgbouncers)
         steps.synchronous(primary, not off)
@@ -70,8 +82,10 @@ def _told() -> Iterator[None]:
         raise Exit(str(error)) from None
 
 
-def _reached(context: Context, server: str, stack: str, inventory: str) -> tuple[list[Server], list[Pgbouncer]]:
-    """The two Postgres of a server, and all pgbouncers."""
+def _reached(
+    context: Context, server: str, stack: str, inventory: str, without: str
+) -> tuple[list[Server], list[Pgbouncer]]:
+    """The two Postgres of a server, and all pgbouncers but those that are left out."""
     if stack:
         local = Stack(stack)
         local.load_secrets()
@@ -81,7 +95,15 @@ def _reached(context: Context, server: str, stack: str, inventory: str) -> tuple
     if server not in known.postgres:
         raise Exit(f"There is no server {server}, but {', '.join(known.postgres)}.")
     pair = [host for host in known.hosts if host.name in known.postgres[server]]
-    return [_server(host) for host in pair], [_pgbouncer(host) for host in known.of("pgbouncer")]
+    if len(pair) != 2:
+        raise Exit(f"Server {server} has no replica, only {known.postgres[server]}.")
+    pgbouncers, left_out = known.of("pgbouncer"), set(filter(None, without.split(",")))
+    if strange := left_out - {host.name for host in pgbouncers}:
+        raise Exit(f"No pgbouncer is on {', '.join(strange)}.")
+    kept = [_pgbouncer(host) for host in pgbouncers if host.name not in left_out]
+    if not kept:
+        raise Exit("No pgbouncer is left that would lead anybody to the new primary.")
+    return [_server(host) for host in pair], kept
 
 
 def _server(host: Host) -> Server:
@@ -99,7 +121,7 @@ def _server(host: Host) -> Server:
 def _pgbouncer(host: Host) -> Pgbouncer:
     role = host.roles["pgbouncer"]
     own = {name: role[name] for name in ("port", "ini", "passfile")}
-    return Pgbouncer(host=host.address, shell=_shell(host, "postgres"), **own)
+    return Pgbouncer(name=host.name, host=host.address, shell=_shell(host, "postgres"), **own)
 
 
 def _shell(host: Host, user: str) -> steps.Shell:

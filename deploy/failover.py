@@ -33,6 +33,12 @@ DROP_LOST_SLOT = f"""
     SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
     WHERE slot_name = '{NAME}' AND wal_status = 'lost'
 """
+# pg_rewind's words for what no second attempt mends: WAL that is gone, data that is gone, broken, or another server's.
+CANNOT_REWIND = re.compile(
+    "could not (find previous WAL record|read WAL record|find common ancestor|open file .*global/pg_control)"
+    "|from different systems|single-user mode in target cluster failed|must be shut down cleanly"
+)
+RETRY_SECONDS = 3  # a PAUSE may cut a login off: pgbouncer's clients get an error then, for its server_login_retry
 HOLD_SECONDS = 2  # that transactions have to end by themselves, where the old primary is still alive
 
 Shell = Callable[[str], str]  # runs a command on a host and returns what it prints; raises Refused
@@ -65,18 +71,23 @@ class Server:
 
     def run(self, command: str) -> str:
         """One of Postgres' own programs."""
-        return self.shell(f"PGPASSFILE={self.passfile} PGCONNECT_TIMEOUT=5 {self.bin}/{command}").strip()
+        # In English: what pg_rewind says decides.
+        return self.shell(f"LC_ALL=C PGPASSFILE={self.passfile} PGCONNECT_TIMEOUT=5 {self.bin}/{command}").strip()
 
     def sql(self, *statements: str) -> str:
         """What the superuser is answered, to each statement in a transaction of its own."""
         orders = " ".join(f"-c {shlex.quote(statement)}" for statement in statements)
         return self.run(f"psql -XAtq -v ON_ERROR_STOP=1 -d '{self.place} user=postgres dbname=postgres' {orders}")
 
-    def is_alive(self) -> bool:
+    def takes_writes(self) -> bool | None:
+        """Whether it is a primary; None, if it does not answer."""
         try:
-            return self.sql("SELECT 1") == "1"
+            return self.sql("SELECT NOT pg_is_in_recovery()") == "t"
         except Refused:
-            return False
+            return None
+
+    def is_alive(self) -> bool:
+        return self.takes_writes() is not None
 
     def is_followed(self) -> bool:
         following = f"application_name = '{NAME}' AND state = 'streaming'"
@@ -87,6 +98,7 @@ class Server:
 class Pgbouncer:
     """A pgbouncer. Its databases lead to primaries; those called …_replica, to where may be read as well."""
 
+    name: str
     host: str
     port: int
     ini: str
@@ -131,8 +143,16 @@ class Pgbouncer:
         self.shell(f"{edit} && printf '%s\\n' \"$edited\" > {ini} && {self._psql('pgbouncer', 'pgbouncer', *orders)}")
 
     def check_write(self, database: str) -> None:
-        """Raises Refused where the app could not write."""
-        self.shell(self._psql("instagram", database, "SELECT txid_current()"))
+        """Raises Refused where the app cannot write."""
+        deadline = time.monotonic() + RETRY_SECONDS
+        while True:
+            try:
+                self.shell(self._psql("instagram", database, "SELECT txid_current()"))
+                return
+            except Refused:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def order(self, *commands: str, seconds: float = 10) -> str:
         return self.shell(self._psql("pgbouncer", "pgbouncer", *commands, seconds=seconds))
@@ -149,23 +169,30 @@ def failover(
     """Makes the replica the primary; returns for how many seconds clients had to wait. Raises Refused.
 
     A primary that is alive is shut down in order, and loses nothing. What a dead one had not sent yet is lost: nothing
-    that was acknowledged, if replication was synchronous.
+    that was acknowledged, if replication was synchronous. Where the two have changed places already, those pgbouncers
+    follow that still lead to the old primary.
     """
     led = dict(everywhere(lambda pgbouncer: (pgbouncer, pgbouncer.databases(primary)), pgbouncers))
     if not any(led.values()):
         raise Refused(f"{replica.name} is the primary already")
-    is_alive = not host_is_off and primary.is_alive()
-    if is_alive and not primary.is_followed():
+    writes = None if host_is_off else primary.takes_writes()
+    if writes and not primary.is_followed():
         raise Refused(
             f"{primary.name} is alive, and {replica.name} does not follow it: it would lack the latest writes"
         )
+    promoted = replica.takes_writes()
     began = time.monotonic()
     try:
         everywhere(lambda pgbouncer: pgbouncer.hold(led[pgbouncer]), pgbouncers)
-        if not host_is_off:
-            fence(primary, at_once=not is_alive)
-        say(f"{primary.name} is {'off, you say' if host_is_off else 'stopped, and would only read if it were started'}")
-        promote(replica, end_of_wal(primary) if is_alive else None)
+        if host_is_off:
+            say(f"{primary.name} is off, you say")
+        elif promoted and writes is False:
+            say(f"{primary.name} only reads already")
+        else:
+            fence(primary, at_once=not writes)
+            say(f"{primary.name} is stopped, and would only read if it were started")
+        if not promoted:
+            promote(replica, end_of_wal(primary) if writes else None)
         say(f"{replica.name} is promoted")
         everywhere(lambda pgbouncer: pgbouncer.lead(replica, primary, led[pgbouncer]), pgbouncers)
     except BaseException:
@@ -180,9 +207,18 @@ def failover(
 
 
 def everywhere(work: Callable[[Pgbouncer], T], pgbouncers: list[Pgbouncer]) -> list[T]:
-    """The work at all of them at the same time: clients wait for the last one. Raises Refused when all have ended."""
+    """The work at all of them at the same time: clients wait for the last one.
+
+    Raises Refused when all have ended, and names those that failed.
+    """
     with ThreadPoolExecutor(len(pgbouncers)) as pool:
-        return list(pool.map(work, pgbouncers))
+        futures = {pgbouncer.name: pool.submit(work, pgbouncer) for pgbouncer in pgbouncers}
+    failed = {name: error for name, future in futures.items() if isinstance(error := future.exception(), Refused)}
+    if failed:
+        said = "\n".join(f"pgbouncer of {name}: {error}" for name, error in failed.items())
+        hint = f"Is the host lost, too? Then --without {','.join(failed)} (docs/failover.md: what that means)"
+        raise Refused(f"{said}\n{hint}")
+    return [future.result() for future in futures.values()]
 
 
 def roles(servers: list[Server], pgbouncers: list[Pgbouncer]) -> tuple[Server, Server]:
@@ -239,23 +275,27 @@ def rejoin(primary: Server, old: Server, *, say: Say = print) -> None:
     """
     # The first fails on a replica. pg_rewind learns only from a checkpoint that there is a new timeline.
     primary.sql("SELECT txid_current()", "CHECKPOINT", DROP_LOST_SLOT)
+    has_wal = primary.sql(f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{NAME}'") == "1"
     fence(old)
-    try:
-        rewind(primary, old)
-        follow(primary, old)
-    except Refused as error:
-        say(f"{old.name} gets everything anew, since it cannot be rewound: {error}")
-        fence(old)
+    why_not = rewind(primary, old) if has_wal else f"no slot on {primary.name} has kept the WAL that it lacks"
+    if why_not:
+        say(f"{old.name} gets everything anew: {why_not}")
         copy(primary, old)
-        follow(primary, old)
+    follow(primary, old)
     say(f"{old.name} follows {primary.name}")
 
 
-def rewind(primary: Server, old: Server) -> None:
+def rewind(primary: Server, old: Server) -> str:
+    """Returns why the server cannot be rewound, or nothing. Raises Refused for what may go well another time."""
     source = shlex.quote(f"{primary.place} user=postgres dbname=postgres")
     old.shell(f"rm -f {old.data}/standby.signal")  # with it, pg_rewind cannot recover a server that was killed
     try:
         old.run(f"pg_rewind -D {old.data} --config-file={old.config} --source-server={source}")
+        return ""
+    except Refused as error:
+        if not CANNOT_REWIND.search(str(error)):
+            raise
+        return str(error)
     finally:
         old.shell(f"touch {old.data}/standby.signal")
 

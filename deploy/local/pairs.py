@@ -46,7 +46,7 @@ def server(stack: Stack, name: str) -> Server:
 
 def pgbouncer(stack: Stack) -> Pgbouncer:
     ini, passfile = stack.conf / "pgbouncer.ini", stack.conf / "pgpass"
-    return Pgbouncer(HOST, stack.ports["pgbouncer"], str(ini), str(passfile), shell())
+    return Pgbouncer("this machine", HOST, stack.ports["pgbouncer"], str(ini), str(passfile), shell())
 
 
 def kill(stack: Stack, name: str) -> None:

@@ -7,22 +7,28 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from django.conf import settings
 from fabric import Config
 from invoke import Context
 
 from deploy import databases, failover, hosts
-from deploy.failover import Refused, Server
+from deploy.failover import Pgbouncer, Refused, Server
 from deploy.failover_drill import drill
 from deploy.local import pairs
 from deploy.local.data import as_user
-from deploy.local.layout import POSTGRES_USER, Stack, make_dir
+from deploy.local.layout import POSTGRES_USER, Stack, make_dir, write
+from deploy.local.machine import which
 from deploy.local.programs import postgres
+from instagram.settings import _database
 from photos.models import Comment
+from shardmap.backend import base
 from shardmap.shards import on_shard, placement, shard_of
+from tests.deploy.bare_host import free_port
 from tests.support import Person, ctl, eventually, photo_id, settled
 
 pytestmark = pytest.mark.slow
@@ -123,6 +129,32 @@ def commenting(media: dict) -> Iterator[tuple[list[int], set[int]]]:
         future.result()
 
 
+def no_answer(command: str) -> str:
+    raise Refused("No route to host")
+
+
+@contextmanager
+def another_pgbouncer(pgbouncer: Pgbouncer) -> Iterator[Pgbouncer]:
+    """One that leads where the stack's own leads, on a host called app3."""
+    ini = STACK.conf / "pgbouncer_of_app3.ini"
+    another = replace(pgbouncer, name="app3", port=free_port(), ini=str(ini))
+    write(ini, Path(pgbouncer.ini).read_text().replace(str(pgbouncer.port), str(another.port)), POSTGRES_USER)
+
+    def answers() -> bool:
+        with suppress(Refused):
+            return bool(another.order("SHOW VERSION"))
+        return False
+
+    process = subprocess.Popen([which("pgbouncer"), "-q", ini], stderr=subprocess.DEVNULL, **as_user(POSTGRES_USER))
+    try:
+        eventually(answers)
+        yield another
+    finally:
+        process.kill()
+        process.wait()
+        ini.unlink()
+
+
 def comments_of(media: dict) -> set[int]:
     with on_shard(int(media["user"]["id"])):
         return set(Comment.objects.filter(photo_id=photo_id(media["id"])).values_list("id", flat=True))
@@ -150,7 +182,9 @@ def test_the_old_primary_only_reads_and_follows_when_it_has_forgotten_what_nobod
     with pytest.raises(Refused, match="cannot execute CREATE TABLE in a read-only transaction"):
         stacks_own.sql("CREATE TABLE mine (id int)")
     assert failover.roles([stacks_own, replica], [pgbouncer]) == (replica, stacks_own)
-    failover.rejoin(replica, stacks_own)
+    said = []
+    failover.rejoin(replica, stacks_own, say=said.append)
+    assert said == ["postgres_b follows postgres_b_replica"], "it was rewound, not copied"
     replica.sql("CREATE TABLE ours AS SELECT 1")
     eventually(lambda: stacks_own.sql("SELECT to_regclass('ours')") == "ours")
     replica.sql("DROP TABLE ours")
@@ -159,14 +193,11 @@ def test_the_old_primary_only_reads_and_follows_when_it_has_forgotten_what_nobod
 def test_a_primary_that_nobody_can_reach_is_not_replaced_until_somebody_says_that_it_is_off(
     stacks_own, replica, pgbouncer
 ):
-    def no_answer(command: str) -> str:
-        raise Refused("No route to host")
-
     unreachable = replace(replica, shell=no_answer)
     with pytest.raises(Refused, match="No route to host"):
         failover.failover(unreachable, stacks_own, [pgbouncer])
     assert stacks_own.sql("SELECT pg_is_in_recovery()") == "t"
-    assert set(pgbouncer.databases(replica).values()) == {False}, "nobody waits any more"
+    pgbouncer.check_write("shards_b")  # nobody waits any more
 
 
 def test_without_it_the_drill_says_how_much_is_lost_and_no_id_comes_twice(stacks_own, replica, pgbouncer, kill, media):
@@ -200,9 +231,61 @@ def test_a_replica_that_does_not_follow_is_not_promoted_while_the_primary_lives(
     assert set(pgbouncer.databases(stacks_own).values()) == {False}
 
 
+def test_everything_is_copied_only_to_a_server_that_cannot_be_rewound(stacks_own, replica):
+    failover.fence(replica)
+    with pytest.raises(Refused, match="Connection refused"):
+        failover.rewind(replace(stacks_own, port=free_port()), replica)
+    replica.shell(f"find {replica.data}/pg_wal -type f -delete")
+    said = []
+    failover.rejoin(stacks_own, replica, say=said.append)
+    copied, followed = said
+    assert copied.startswith("postgres_b_replica gets everything anew: ")
+    assert followed == "postgres_b_replica follows postgres_b"
+
+
+def test_a_host_that_is_off_is_not_asked_for_anything(stacks_own, replica, pgbouncer, kill, media):
+    kill(stacks_own)
+    failover.failover(replace(stacks_own, shell=no_answer), replica, [pgbouncer], host_is_off=True)
+    assert failover.roles([stacks_own, replica], [pgbouncer]) == (replica, stacks_own)
+    with commenting(media) as (said, _):
+        eventually(lambda: said)
+    stacks_own.shell(f"touch {stacks_own.data}/standby.signal")  # before the host gets its network back
+    failover.rejoin(replica, stacks_own)
+
+
+def test_whoever_connects_past_pgbouncer_finds_the_primary(stacks_own, replica):
+    login = f"postgresql://instagram:{STACK.secrets['instagram_password']}"
+    places = [f"{server.host}:{server.port}" for server in (stacks_own, replica)]
+    for pair in (places, places[::-1]):
+        url = f"{login}@{','.join(pair)}/shards_b?target_session_attrs=primary"
+        wrapper = base.DatabaseWrapper(settings.DATABASES["b"] | _database(url), "b")
+        with closing(wrapper), wrapper.cursor() as cursor:
+            cursor.execute("SELECT inet_server_port()")
+            assert cursor.fetchone() == (replica.port,)
+
+
+def test_a_dead_pgbouncer_is_named_and_left_out_and_led_on_when_it_is_back(stacks_own, replica, pgbouncer):
+    with another_pgbouncer(pgbouncer) as another:
+        both = [pgbouncer, another]
+        dead = replace(another, shell=no_answer)
+        with pytest.raises(Refused, match=r"pgbouncer of app3: No route to host\n.* --without app3 "):
+            failover.failover(replica, stacks_own, [pgbouncer, dead])
+        failover.failover(replica, stacks_own, [pgbouncer])
+        assert another.databases(replica), "nobody has told it"
+        failover.rejoin(stacks_own, replica)
+        with pytest.raises(Refused, match="during recovery"):
+            another.check_write("shards_b")
+        with pytest.raises(Refused, match="say --to which"):
+            failover.roles([stacks_own, replica], both)
+        failover.failover(replica, stacks_own, both)
+        another.check_write("shards_b")
+        assert failover.roles([stacks_own, replica], both) == (stacks_own, replica)
+        assert stacks_own.is_followed(), "the replica was left alone"
+
+
 def test_the_inventory_says_all_that_a_failover_must_know():
     inventory = hosts.load(Context(Config()))
     for name in inventory.postgres:
-        servers, pgbouncers = databases._reached(Context(Config()), name, "", "")
+        servers, pgbouncers = databases._reached(Context(Config()), name, "", "", "")
         assert [server.name for server in servers] == inventory.postgres[name]
         assert pgbouncers
