@@ -19,6 +19,7 @@ from deploy import hosts
 from deploy.hosts import CommandFailed, Host, Inventory, try_each
 from deploy.local.layout import Failed
 from deploy.local.machine import INSTALL
+from deploy.primaries import primaries_first
 from deploy.record import live_releases, locked, log
 from deploy.roles import APP_SECRETS, SERVER_SECRETS, STATE, File, Part, Place, Service, ip, parts
 from deploy.shipping import build, install, ship
@@ -103,7 +104,7 @@ def provision_host(host: Host, inventory: Inventory, secrets: dict[str, str]) ->
     root = replace(host, user="root", directory="/")  # ours is still to be made
     root.connect()
     memory, cores = root.run("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo; nproc").split()
-    needed = parts(Place(host, inventory, secrets, int(memory), int(cores)))
+    needed = parts(Place(host, primaries_first(host, inventory), secrets, int(memory), int(cores)))
     steps = Steps(root)
     packages(steps, needed)
     users_and_directories(steps, host)
@@ -163,10 +164,11 @@ def put(steps: Steps, file: File) -> None:
     """Writes a file that differs, by way of a draft that only root may read."""
     host, path, draft = steps.host, shlex.quote(file.path), shlex.quote(f"{file.path}.new")
     there = host.run(f"stat -c '%U %a' {path} 2>/dev/null && cat {path} || true")
-    changed = there != f"{file.owner} {file.mode:o}\n{file.text}" and not (there and file.only_if_missing)
+    text = file.merge(there.partition("\n")[2]) if file.merge else file.text
+    changed = there != f"{file.owner} {file.mode:o}\n{text}" and not (there and file.only_if_missing)
     if changed:
         host.run(f"mkdir -p $(dirname {path}) && install -m 600 /dev/null {draft}")
-        host.write(file.text, f"{file.path}.new")
+        host.write(text, f"{file.path}.new")
         host.run(f"chown {file.owner}: {draft} && chmod {file.mode:o} {draft} && mv {draft} {path}")
     steps.did(file.path, changed)
 

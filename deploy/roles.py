@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -56,6 +57,7 @@ class File:
     owner: str = "root"
     mode: int = 0o644
     only_if_missing: bool = False  # others change it, and know better
+    merge: Callable[[str], str] | None = None  # what is to become of what is there, which others change
 
 
 @dataclass
@@ -108,7 +110,7 @@ class Place:
         return self.memory_mb // len(greedy)
 
     def pair(self, server: str) -> list[Host]:
-        """The hosts of a physical server: the first primary, and its replica, if there is one."""
+        """The hosts of a physical server: its primary, as far as this host has to know, and then its replica."""
         return self.named(self.inventory.postgres[server])
 
     def named(self, names: list[str]) -> list[Host]:
@@ -165,8 +167,9 @@ def migration_environment(place: Place) -> dict[str, str]:
     servers = list(place.inventory.postgres)
 
     def direct(alias: str, database: str, role: str = "INSTAGRAM") -> str:
-        primary = f"{ip(place.pair(alias)[0])}:{place.port('postgres')}"
-        return postgres_url(place, role, primary, database)
+        # Whichever of them is the primary, since the last failover.
+        pair = ",".join(f"{ip(host)}:{place.port('postgres')}" for host in place.pair(alias))
+        return postgres_url(place, role, pair, database) + "?target_session_attrs=primary"
 
     return {
         "DIRECTORY_URL": direct(servers[0], "directory"),
@@ -323,14 +326,7 @@ def tls(place: Place) -> list[File]:
 
 def pgbouncer(place: Place) -> Part:
     data = place.host.roles["pgbouncer"]
-    databases = []
-    for number, server in enumerate(place.inventory.postgres):
-        names = [f"shards_{server}"] if number else ["directory", f"shards_{server}"]
-        primary, *replicas = (f"host={host.address} port={place.port('postgres')}" for host in place.pair(server))
-        databases += [f"{name} = {primary} dbname={name}" for name in names]
-        databases += [f"shards_{server}_replica = {replica} dbname=shards_{server}" for replica in replicas]
-    # Who is primary is where pgbouncer leads to, and `fab failover` changes it here.
-    leads = File(data["ini"], "[databases]\n" + "\n".join(databases) + "\n", "postgres", 0o600, only_if_missing=True)
+    leads = File(data["ini"], databases(place), "postgres", 0o600, merge=partial(databases, place))
     # One Postgres has two databases.
     size = max(2, min(20, CONNECTIONS_OF_ALL_POOLS // (2 * len(place.inventory.of("pgbouncer")))))
     users = ("instagram", "pgbouncer")
@@ -353,6 +349,20 @@ def pgbouncer(place: Place) -> Part:
     logins = File(data["passfile"], pgpass(place, "instagram", "pgbouncer"), "postgres", 0o600)
     service = Service("instagram-pgbouncer", files, "reload", data["port"])
     return Part(["pgbouncer", "postgresql-client-15"], [service], [logins])
+
+
+def databases(place: Place, there: str = "") -> str:
+    """pgbouncer's databases. Those that are there lead where they led: `fab failover` changes that, in this file."""
+    known = dict(line.split(" = ", 1) for line in there.splitlines() if " = " in line)
+    wanted = {}
+    for number, server in enumerate(place.inventory.postgres):
+        names = [f"shards_{server}"] if number else ["directory", f"shards_{server}"]
+        pair = [f"host={host.address} port={place.port('postgres')} " for host in place.pair(server)]
+        primary, *replicas = sorted(pair, key=known.get(f"shards_{server}", "").startswith, reverse=True)
+        wanted |= {name: f"{primary}dbname={name}" for name in names}
+        wanted |= {f"shards_{server}_replica": f"{replica}dbname=shards_{server}" for replica in replicas}
+    kept = {name: where for name, where in known.items() if not (name in wanted and name.endswith("_replica"))}
+    return "[databases]\n" + "".join(f"{name} = {where}\n" for name, where in (wanted | kept).items())
 
 
 def postgres(place: Place) -> Part:
@@ -460,8 +470,10 @@ def new_replica(data: dict[str, Any], primary: Host) -> str:
     return as_postgres(
         data,
         f"{data['bin']}/psql -XAtq -v ON_ERROR_STOP=1 -d '{way} dbname=postgres' {slot}"
-        f" && {data['bin']}/pg_basebackup -d '{way} application_name={REPLICA}' -D {data['data']}.new"
-        f" --write-recovery-conf --slot={REPLICA} --checkpoint=fast",
+        # Under another name while it copies: a COMMIT must not take that for the replica that it waits for.
+        f" && {data['bin']}/pg_basebackup -d '{way} application_name=copy' -D {data['data']}.new"
+        f" --write-recovery-conf --slot={REPLICA} --checkpoint=fast"
+        f" && sed -i s/application_name=copy/application_name={REPLICA}/ {data['data']}.new/postgresql.auto.conf",
     )
 
 

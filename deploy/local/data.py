@@ -80,7 +80,7 @@ def copy_primary(stack: Stack, replica: Program) -> None:
         machine.logged(
             [
                 str(machine.postgres_bin() / "pg_basebackup"),
-                *("-d", f"host={HOST} port={stack.ports[replica.primary]} user=replicator application_name=replica"),
+                *("-d", f"host={HOST} port={stack.ports[replica.primary]} user=replicator application_name=copy"),
                 *("-D", str(draft)),
                 # It will follow as the one who has made the copy, by a slot that exists since the copy began.
                 *("--write-recovery-conf", "--create-slot", "--slot=replica", "--checkpoint=fast"),
@@ -91,6 +91,9 @@ def copy_primary(stack: Stack, replica: Program) -> None:
             env={"PGPASSWORD": stack.secrets["replicator_password"]},
             **as_user(replica.user),
         )
+        # Under another name while it copies: a COMMIT must not take that for the replica that it waits for.
+        settings = draft / "postgresql.auto.conf"
+        settings.write_text(settings.read_text().replace("application_name=copy", "application_name=replica"))
 
 
 def on_primary(stack: Stack, primary: str, sql: str) -> str:
