@@ -26,6 +26,7 @@ ETC = "/etc/instagram"
 STATE = "/var/lib/instagram"
 UNITS = "/etc/systemd/system"
 APNS_KEY = f"{ETC}/apns.p8"
+METRICS = "/run/instagram-metrics"  # as RuntimeDirectory= of the units
 
 # What all hosts get. Tokens and signatures are good for minutes: chrony keeps the clock right. Without dbus, `deploy`
 # could not ask systemd how a service is.
@@ -152,7 +153,7 @@ def environment(place: Place) -> dict[str, str]:
         "GEARMAN": ",".join(place.addresses("gearman")),
         # On loopback alone, beside the workers: who reaches it, may notify all phones.
         "PYAPNS_URL": f"http://127.0.0.1:{place.port('push')}/",
-        "METRICS_DIR": f"{STATE}/metrics",
+        "METRICS_DIR": METRICS,
         # Whom gunicorn believes that a request came by https.
         "FORWARDED_ALLOW_IPS": ",".join(["127.0.0.1", *(ip(edge) for edge in place.inventory.of("edge"))]),
     }
