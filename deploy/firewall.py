@@ -44,4 +44,7 @@ def ruleset(host: Host, inventory: Inventory, ip: Callable[[Host], str]) -> str:
         clients = sorted({ip(client) for client in inventory.of(*CLIENTS.get(role, ()))})
         if clients:
             lines.append(f"tcp dport {{ {', '.join(map(str, ports))} }} ip saddr {{ {', '.join(clients)} }} accept")
+    if masters := sorted(ip(master) for master in inventory.of("munin")):
+        node = inventory.roles["munin"]["node"]
+        lines.append(f"tcp dport {node} ip saddr {{ {', '.join(masters)} }} accept")
     return TABLE.format(ssh=host.port, rules="".join(f"        {line}\n" for line in lines))

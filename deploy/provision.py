@@ -33,10 +33,11 @@ COPY_SECONDS = 4 * 3600  # of a Postgres, to a new replica
 APT_INSTALL = """export DEBIAN_FRONTEND=noninteractive; apt-get update -q
 apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120"""
 
-# Users that nobody logs in as with a password: `instagram` runs our code, `deploy` owns and brings it.
+# Users that nobody logs in as with a password: `instagram` runs our code; `deploy` owns it, brings it, reads its log.
 USERS = """
 id instagram || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin instagram
 id deploy || useradd --create-home --shell /bin/bash deploy
+usermod --append --groups systemd-journal deploy
 """
 
 
@@ -137,7 +138,7 @@ def packages(steps: Steps, needed: list[Part]) -> None:
 
 
 def users_and_directories(steps: Steps, host: Host) -> None:
-    steps.unless("id instagram && id deploy", USERS, "users: instagram, deploy")
+    steps.unless("id instagram && id -nG deploy | grep -w systemd-journal", USERS, "users: instagram, deploy")
     # Debian's installer leads a host's own name to 127.0.1.1, where no server of ours listens: a deploy's check and
     # a failover, which use the name there, would not find them.
     steps.unless(

@@ -421,6 +421,7 @@ def munin_node(stack: Stack) -> Program:
         python=VENV / "bin/python",
         env_file=stack.dir / "env",
         app_url=f"http://{stack.address('gunicorn_1')}",
+        current="",
         threads=32,
     )
     file = configured(
@@ -433,6 +434,8 @@ def munin_node(stack: Stack) -> Program:
         host_name=stack.name,
         user=pwd.getpwuid(os.getuid()).pw_name,
         group=grp.getgrgid(os.getgid()).gr_name,
+        plugin_user=pwd.getpwuid(os.getuid()).pw_name,
+        plugin_group=grp.getgrgid(os.getgid()).gr_name,
     )
     state = stack.data("munin_node")
     return Program(
@@ -447,12 +450,17 @@ def munin(stack: Stack) -> Program:
     # Not the virtual environment's Python, or that of who calls: they may be out of the reach of SERVER_USER.
     python, data = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable, stack.data("munin")
     pagerduty = shlex.join([python, str(stack.conf / "pagerduty"), str(stack.conf / "pagerduty.settings")])
-    node = f"[instagram;{stack.name}]\n    address {HOST}\n    port {stack.ports['munin_node']}\n    use_node_name yes"
+    node = munin_master_lines(stack.name, HOST, stack.ports["munin_node"])
     conf = configured(stack, "munin/munin.conf", "munin.conf", SERVER_USER, data=data, pagerduty=pagerduty, nodes=node)
     a_round = configured(stack, "munin/round.sh", "munin-round", SERVER_USER, data=data, conf=conf, pagerduty=pagerduty)
     each_5_minutes = 'while :; do sh "$0"; sleep $((300 - $(date +%s) % 300)); done'
     # SIGKILL reaches the whole group: else its round would go on without the shell, and write what `clean` removes.
     return Program("munin", ["nice", "sh", "-c", each_5_minutes, str(a_round)], user=SERVER_USER, stop_signal="KILL")
+
+
+def munin_master_lines(host: str, address: str, port: int) -> str:
+    """A node, as munin.conf has it."""
+    return f"[instagram;{host}]\n    address {address}\n    port {port}\n    use_node_name yes\n"
 
 
 def bugsink(stack: Stack) -> Program:

@@ -1,8 +1,9 @@
-"""`fab provision`: a bare Debian host becomes an app server; and what it would bring to hosts of the other roles."""
+"""`fab provision`: a bare Debian host becomes an app server, and Munin's master."""
 
 import json
 import os
 import re
+import socket
 import subprocess
 import tomllib
 from pathlib import Path
@@ -11,10 +12,10 @@ import pytest
 import requests
 
 from deploy.hosts import INVENTORY
-from deploy.local.layout import ROOT, VENV, Stack
+from deploy.local.layout import DEPLOY, ROOT, VENV, Stack
 from deploy.roles import APP_SECRETS, SERVER_SECRETS
 from tests.deploy.bare_host import HOST, BareHost, free_port
-from tests.support import eventually
+from tests.support import ctl, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +26,8 @@ UNITS = f"{SERVES} {STANDS_BY} instagram-pgbouncer"
 STACK.load_secrets()
 SECRETS = {name: STACK.secrets[name.lower()] for name in (*SERVER_SECRETS, *APP_SECRETS) if name != "CREDENTIALS_KEYS"}
 SECRETS["CREDENTIALS_KEYS"] = STACK.secrets["credentials_key"]
+SECRETS["PAGERDUTY_ROUTING_KEY"] = STACK.secrets["pagerduty_key"][:32]
+SECRETS["PAGERDUTY_URL"] = f"http://{STACK.address('pagerduty')}/v2/enqueue"
 
 
 class Provisioned:
@@ -33,7 +36,7 @@ class Provisioned:
     def __init__(self, bare: BareHost, directory: Path) -> None:
         self.bare, self.directory = bare, directory
         self.url = f"http://{HOST}:{SLOTS[0]}"
-        self.pgbouncer_port = free_port()
+        self.pgbouncer_port, self.pages_port, self.munin_port = free_port(), free_port(), free_port()
         self.secrets = directory / "secrets.env"
         self.secrets.touch(0o600)
         self.secrets.write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
@@ -48,6 +51,7 @@ class Provisioned:
             inventory["roles"][role]["port" if role == "postgres" else "listen"] = STACK.ports[server]
         inventory["roles"]["app"]["slots"] = SLOTS
         inventory["roles"]["pgbouncer"]["port"] = self.pgbouncer_port
+        inventory["roles"]["munin"] |= {"listen": self.pages_port, "node": self.munin_port}
         of_the_stack = STACK.environment()
         inventory |= {
             "known_hosts": str(self.bare.known_hosts),
@@ -56,7 +60,7 @@ class Provisioned:
             "redis": {"shardmap": ["stack"], "feeds": ["stack"]},
             "settings": {name: of_the_stack[name] for name in ("SITE_URL", "CDN_URL", "S3_ENDPOINT", "LOGICAL_SHARDS")},
             "hosts": {
-                "app1": {"address": HOST, "port": self.bare.port, "roles": ["pgbouncer", "app"]},
+                "app1": {"address": HOST, "port": self.bare.port, "roles": ["pgbouncer", "app", "munin"]},
                 "stack": {"address": HOST, "roles": list(ports)},
             },
         }
@@ -118,11 +122,63 @@ def test_again_it_changes_nothing(app1):
     assert app1.bare.run(f"systemctl show -P MainPID {UNITS}") == before
 
 
+def munin_node(port: int, question: str) -> str:
+    with socket.create_connection((HOST, port), 60) as connection:
+        connection.sendall(f"cap multigraph\n{question}\nquit\n".encode())
+        return connection.makefile().read()
+
+
+def test_munin_node_has_the_values_of_our_plugins(app1):
+    listed = munin_node(app1.munin_port, "list").splitlines()[2].split()
+    ours = {file.name for file in (DEPLOY / "munin/plugins").iterdir()}
+    assert set(listed) == {*ours, "cpu", "df", "if_lo", "load", "memory"}
+    for plugin in ours - {"instagram_postgres"}:  # which asks for replicas, of which the test has none
+        said = munin_node(app1.munin_port, f"fetch {plugin}")
+        assert ".value " in said, plugin
+    assert "away.value 0" in munin_node(app1.munin_port, "fetch instagram_ready")
+
+    def answered() -> int:
+        said = munin_node(app1.munin_port, "fetch instagram_app")
+        return int(re.search(r"^s2xx.value (\d+)$", said, re.MULTILINE)[1])
+
+    before = answered()
+    assert app1.get("/healthz").status_code == 200
+    assert app1.get("/developer/openapi.json").status_code == 200
+    assert answered() > before
+
+
+def incidents() -> list[str]:
+    found = requests.get(f"http://{STACK.address('pagerduty')}/incidents", timeout=10).json()
+    return [incident["dedup_key"] for incident in found]
+
+
+def test_the_masters_round_draws_the_pages(app1):
+    assert app1.bare.run("systemctl is-active instagram-munin.timer") == "active\n"
+    app1.bare.run("systemctl start instagram-munin")
+    pages = f"http://{HOST}:{app1.pages_port}/munin/instagram/app1"
+    shown = requests.get(f"{pages}/index.html", timeout=10)
+    assert "instagram_queues-day.png" in shown.text
+    assert requests.get(f"{pages}/instagram_queues-day.png", timeout=10).content.startswith(b"\x89PNG")
+
+
+def test_what_is_wrong_is_told_to_pagerduty(app1, stopped):
+    ctl("restart", "pagerduty")  # the double forgets earlier runs
+    stopped("memcached_1")
+    eventually(lambda: "away.value 1" in munin_node(app1.munin_port, "fetch instagram_ready"), 10)
+    for part in ("munin-update --service=instagram_ready", "munin-limits"):
+        app1.bare.run(f"runuser -u munin -- /usr/share/munin/{part} --config=/etc/instagram/munin.conf")
+    assert "app1/instagram_ready/away" in incidents()
+    # An operator, by hand.
+    app1.bare.run("/etc/instagram/pagerduty /etc/instagram/pagerduty.settings trigger by-hand info 'a test'")
+    assert "by-hand" in incidents()
+
+
 def test_a_changed_setting_changes_its_file_and_restarts_who_reads_it(app1):
     pid = f"systemctl show -P MainPID {SERVES}"
     before = app1.bare.run(pid)
     app1.write_inventory(RATE_LIMITS="requests=7")
-    assert changes(app1.fab()) == ["/etc/instagram/env", f"{SERVES} runs", f"{STANDS_BY} runs"]
+    files = ["/etc/instagram/munin.env", "/etc/instagram/env"]
+    assert changes(app1.fab()) == [*files, f"{SERVES} runs", f"{STANDS_BY} runs"]
     assert "RATE_LIMITS=requests=7" in app1.bare.run("cat /etc/instagram/env").splitlines()
     assert app1.bare.run(pid) != before
     assert app1.get("/healthz").status_code == 200
@@ -176,6 +232,7 @@ def test_the_app_is_nobody_to_its_host(app1):
     rights = app1.bare.run("runuser -u deploy -- sudo -n -l").partition("NOPASSWD")[2]
     assert all(f"systemctl {does} {unit}" in rights for does in ("restart", "stop") for unit in (SERVES, STANDS_BY))
     assert app1.bare.run("runuser -u deploy -- sudo -n id 2>&1 || echo refused").endswith("refused\n")
+    assert "Booting worker" in app1.bare.run(f"runuser -u deploy -- journalctl -q -u {SERVES}")
 
 
 def test_the_firewall_is_one_that_the_kernel_takes(app1):

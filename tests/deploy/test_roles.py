@@ -18,16 +18,17 @@ from invoke import Context
 from deploy import hosts
 from deploy.hosts import INVENTORY, Inventory
 from deploy.local.keys import make_certificate
-from deploy.local.layout import AS_ROOT, VENV, Failed, Stack
+from deploy.local.layout import AS_ROOT, DEPLOY, VENV, Failed, Stack
 from deploy.local.machine import postgres_bin, which
-from deploy.roles import APP_SECRETS, SERVER_SECRETS, File, Part, Place, parts
+from deploy.local.programs import HOST_PLUGINS
+from deploy.roles import APP_SECRETS, SERVER_SECRETS, File, Part, Place, parts, plugins
 from deploy.upstreams import server_lines
 from tests.support import eventually
 
 STACK = Stack(os.environ["STACK"])
 SECRETS = {name: f"secret-of-{name}" for name in (*SERVER_SECRETS, *APP_SECRETS)}
 # A host of each kind.
-NAMES = ("edge1", "app1", "worker1", "db1", "db2", "redis1", "redis4", "cache1", "queue1")
+NAMES = ("edge1", "app1", "worker1", "db1", "db2", "redis1", "redis4", "cache1", "queue1", "munin1")
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def test_without_sentinels_the_app_asks_the_one_redis_that_there_is(inventory):
     env = files_of(inventory, "app1")["/etc/instagram/env"].text
     address = next(host.address for host in inventory.hosts if host.name == "redis3")
     assert f"REDIS_FEEDS_URL=redis://:secret-of-REDIS_PASSWORD@{address}:6380/0\n" in env
-    assert [part.prepare for part in parts_of(inventory, "redis3")] == [[], []]
+    assert parts_of(inventory, "redis3")[1].prepare == []
 
 
 def test_postgres_has_its_share_of_the_hosts_memory(inventory, tmp_path):
@@ -248,3 +249,70 @@ def test_a_new_postgres_has_our_roles_and_databases(inventory, tmp_path):
     finally:
         shutil.rmtree(data)
     assert {"instagram", "replicator", "directory", "shards_a"} <= set(re.findall(r'= "(\w+)"', done.stdout))
+
+
+def plugins_of(inventory: Inventory, name: str) -> set[str]:
+    host = next(host for host in inventory.hosts if host.name == name)
+    return set(plugins(Place(host, inventory, SECRETS, memory_mb=16_000, cores=8)))
+
+
+def test_each_host_tells_munins_master_and_nobody_else(inventory):
+    (master,) = [host.address for host in inventory.of("munin")]
+    for host in inventory.hosts:
+        files = files_of(inventory, host.name)
+        allow = re.search(r"^allow (.+)$", files["/etc/instagram/munin-node.conf"].text, re.MULTILINE)[1]
+        assert [one.name for one in inventory.hosts if re.search(allow, one.address)] == ["munin1"]
+        assert f"tcp dport 4949 ip saddr {{ {master} }} accept" in files["/etc/instagram/firewall.nft"].text
+        assert {"cpu", "df", "load", "memory"} <= plugins_of(inventory, host.name)
+    asked = re.findall(r"^\[instagram;(.+)\]\n +address (.+)$", files["/etc/instagram/munin.conf"].text, re.MULTILINE)
+    assert asked == [(host.name, host.address) for host in inventory.hosts]
+
+
+def test_plugins_of_ours_are_where_they_see_something(inventory):
+    ours = {host.name: plugins_of(inventory, host.name) - set(HOST_PLUGINS) for host in inventory.hosts}
+    fleet = {"instagram_jobs", "instagram_postgres", "instagram_redis"}
+    assert ours["app1"] == fleet | {"instagram_app", "instagram_ready", "instagram_pgbouncer"}
+    assert ours["app2"] == ours["app1"] - fleet
+    assert ours["worker1"] == {"instagram_app", "instagram_pgbouncer"}
+    assert ours["db1"] == ours["munin1"] == set()
+    assert set.union(*ours.values()) == {file.name for file in (DEPLOY / "munin/plugins").iterdir()}
+
+
+def test_links_to_plugins_are_made_once_and_others_removed(inventory, tmp_path):
+    ((_, done, make),) = parts_of(inventory, "app1")[-1].prepare
+    (tmp_path / "bin").mkdir()
+    for name, says in {"systemctl": "", "ip": "echo '2: ens5    inet 127.0.3.4/24 scope global ens5'"}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{says}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    links = tmp_path / "plugins"
+    links.mkdir()
+    (links / "munin_stats").symlink_to("/usr/share/munin/plugins/munin_stats")  # Debian's package has made it
+
+    def shell(command: str) -> int:
+        command = f"PATH={tmp_path}/bin:$PATH; {command.replace('/etc/munin/plugins', str(links))}"
+        return subprocess.run(["bash", "-c", command], timeout=30).returncode
+
+    assert shell(done) != 0
+    assert shell(make) == 0
+    assert shell(done) == 0
+    found = {link.name: os.readlink(link) for link in links.iterdir()}
+    assert found.keys() == {*plugins_of(inventory, "app1"), "if_ens5"}
+    assert found["if_ens5"] == "/usr/share/munin/plugins/if_"
+    assert found["instagram_app"] == "/srv/instagram/current/deploy/munin/plugins/instagram_app"
+
+
+def test_whoever_counts_does_so_where_the_plugins_look(inventory):
+    for name in ("app1", "worker1"):
+        files = files_of(inventory, name)
+        directory = re.search(r"^METRICS_DIR=/run/(.+)$", files["/etc/instagram/munin.env"].text, re.MULTILINE)[1]
+        units = [file.text for path, file in files.items() if "User=instagram\n" in file.text]
+        assert units
+        for unit in units:
+            assert f"RuntimeDirectory={directory}\nRuntimeDirectoryPreserve=yes\n" in unit
+
+
+def test_munins_pages_are_for_their_own_host_alone(inventory, tmp_path):
+    conf = write(tmp_path, files_of(inventory, "munin1"))["/etc/instagram/nginx_munin.conf"]
+    assert re.findall(r"listen (.+);", conf.read_text()) == ["127.0.0.1:8008"]
+    (tmp_path / "var/lib/nginx_munin").mkdir(parents=True)
+    check(which("nginx"), "-t", "-q", "-e", "stderr", "-c", conf)
