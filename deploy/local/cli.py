@@ -83,7 +83,8 @@ def up(name: str) -> None:
                 supervisor.stop()
         if not supervisor.pid():
             supervisor.start()
-        start_and_wait(supervisor, [program for program in programs if not program.is_app and not program.primary])
+        servers = [one for one in programs if not (one.is_app or one.primary or one.watches)]
+        start_and_wait(supervisor, servers)
         prepare_servers(stack)
         replicas = [program for program in programs if program.primary]
         prepare_replicas(stack, supervisor, replicas)
@@ -92,6 +93,7 @@ def up(name: str) -> None:
         app = [program for program in programs if program.is_app]
         stop_if_outdated(supervisor, app)
         start_and_wait(supervisor, app)
+        start_and_wait(supervisor, [program for program in programs if program.watches])
     print(f"The stack {name} is up after {time.monotonic() - start:.1f} s.", flush=True)
     if name == "dev":
         demo(stack)

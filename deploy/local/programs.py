@@ -59,6 +59,7 @@ class Program:
     user: str | None = None
     stop_signal: str = "TERM"
     is_app: bool = False  # started after the migrations
+    watches: bool = False  # started after the app: before, it would cry wolf
     primary: str | None = None  # of a replica, which is made of it: started when that runs
     environment: dict[str, str] = field(default_factory=dict)  # of the app's programs
 
@@ -455,7 +456,8 @@ def munin(stack: Stack) -> Program:
     a_round = configured(stack, "munin/round.sh", "munin-round", SERVER_USER, data=data, conf=conf, pagerduty=pagerduty)
     each_5_minutes = 'while :; do sh "$0"; sleep $((300 - $(date +%s) % 300)); done'
     # SIGKILL reaches the whole group: else its round would go on without the shell, and write what `clean` removes.
-    return Program("munin", ["nice", "sh", "-c", each_5_minutes, str(a_round)], user=SERVER_USER, stop_signal="KILL")
+    command = ["nice", "sh", "-c", each_5_minutes, str(a_round)]
+    return Program("munin", command, user=SERVER_USER, stop_signal="KILL", watches=True)
 
 
 def munin_master_lines(host: str, address: str, port: int) -> str:

@@ -50,7 +50,7 @@ def supervisor_conf(stack: Stack, programs: list[Program]) -> str:
         section = {
             "command": shlex.join(["setpriv", "--pdeathsig", "KILL", *program.command]).replace("%", "%%"),
             "directory": str(ROOT if program.is_app else stack.data(program.name)).replace("%", "%%"),
-            "autostart": not program.is_app and not program.primary,
+            "autostart": not (program.is_app or program.primary or program.watches),
             "autorestart": True,
             # Never give up: the pause between tries grows by a second each time.
             "startretries": 1_000_000,
