@@ -9,9 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import redis
 import requests
 
 from deploy.hosts import INVENTORY
+from deploy.local.keys import make_certificate
 from deploy.local.layout import DEPLOY, ROOT, VENV, Stack
 from deploy.roles import APP_SECRETS, SERVER_SECRETS
 from tests.deploy.bare_host import HOST, BareHost, free_port
@@ -254,3 +256,45 @@ def test_secrets_that_others_may_read_are_refused(tmp_path):
     )
     assert done.returncode == 1
     assert f"chmod 600 {secrets}" in done.stderr
+
+
+def test_a_bare_host_becomes_a_replica_a_sentinel_and_an_edge_with_tls(app1, tmp_path):
+    """The same host, by another inventory: so this comes last."""
+    first, (redis_port, sentinel_port, plain, secured) = "127.0.0.9", (free_port() for _ in range(4))
+    inventory = tomllib.loads(app1.inventory.read_text())
+    inventory["roles"]["redis_shardmap"]["listen"] = redis_port
+    inventory["roles"]["sentinel"]["listen"] = sentinel_port
+    inventory["roles"]["edge"] |= {"listen": plain, "tls": secured}
+    inventory["redis"]["shardmap"] = ["redis1", "redis2"]
+    inventory["hosts"] |= {
+        "redis1": {"address": first, "roles": ["redis_shardmap", "sentinel"]},
+        "redis2": {"address": HOST, "port": app1.bare.port, "roles": ["redis_shardmap", "sentinel", "edge"]},
+        "queue1": {"address": first, "roles": ["sentinel"]},
+    }
+    app1.inventory.write_text(toml(inventory))
+    make_certificate(tmp_path, "site", HOST)
+    with app1.secrets.open("a") as secrets:
+        secrets.write(f"TLS_CERTIFICATE_FILE={tmp_path}/site.pem\nTLS_KEY_FILE={tmp_path}/site.key\n")
+    password = SECRETS["REDIS_PASSWORD"]
+    options = ["--bind", first, "--port", str(redis_port), "--requirepass", password, "--dir", str(tmp_path)]
+    master = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    provision = ("provision", "--name=redis2", f"--secrets={app1.secrets}")
+    try:
+        done = app1.fab(*provision)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with redis.Redis(HOST, redis_port, password=password, decode_responses=True) as replica:
+            eventually(lambda: replica.role()[:4] == ["slave", first, redis_port, "connected"], 20, "it has a master")
+        with redis.Redis(HOST, sentinel_port, password=password, decode_responses=True) as sentinel:
+            eventually(
+                lambda: [it["port"] for it in sentinel.sentinel_slaves("shardmap")] == [redis_port], 20, "it is known"
+            )
+        answer = requests.get(f"https://{HOST}:{secured}/edge-health", verify=tmp_path / "site.pem", timeout=10)
+        assert answer.status_code == requests.get(f"http://{HOST}:{plain}/edge-health", timeout=10).status_code == 200
+        assert app1.bare.run("systemctl show -P RestartUSec instagram-redis@redis_shardmap").strip() == "15s"
+        again = app1.fab(*provision)
+        assert again.returncode == 0, again.stdout + again.stderr
+        # A container may not change the kernel's settings: there, systemd tries each time.
+        assert set(re.findall(r"redis2 +changed +(.+)", again.stdout)) <= {"systemd-sysctl runs"}
+    finally:
+        master.kill()
+        master.wait(10)
