@@ -23,6 +23,7 @@ from deploy.local.ports import HOST
 from deploy.local.programs import munin
 from shardmap.metrics import totals
 from shardmap.redis_client import redis_client
+from tests.redis_sentinel import NODES, Watched
 from tests.support import apns_requests, ctl, eventually, get, jpeg, new_username, settled
 from workers.models import OutboxJob
 from workers.status import parked
@@ -140,6 +141,23 @@ def test_a_redis_without_a_limit_has_the_machines():
     finally:
         redis.config_set("maxmemory", limit)
     assert 0 < float(share) < 100
+
+
+def test_a_master_that_nobody_could_replace_is_told(tmp_path):
+    servers, (_, replica) = Watched(tmp_path), NODES["feeds"]
+    urls = {"REDIS_SHARDMAP_URL": servers.url("shardmap"), "REDIS_FEEDS_URL": servers.url("feeds")}
+
+    def replicas() -> list[str]:
+        plugin = [sys.executable, layout.DEPLOY / "munin/plugins/instagram_redis"]
+        said = subprocess.check_output(plugin, env=os.environ | urls, text=True, timeout=60)
+        return said.partition("multigraph instagram_redis_replicas\n")[2].splitlines()
+
+    try:
+        assert replicas() == ["shardmap.value 1", "feeds.value 1"]
+        servers.kill(replica)
+        eventually(lambda: replicas() == ["shardmap.value 1", "feeds.value 0"], 20)
+    finally:
+        servers.stop()
 
 
 def test_percentiles_and_shares_are_of_what_is_new(person):
