@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 STACK = Stack(os.environ["STACK"])
 SLOTS = [free_port(), free_port()]
 SERVES, STANDS_BY = (f"instagram-gunicorn@{port}" for port in SLOTS)
-UNITS = f"{SERVES} {STANDS_BY} instagram-pgbouncer"
+BACKGROUND = ["instagram-worker", "instagram-relay", "instagram-pyapns"]
+UNITS = " ".join([SERVES, STANDS_BY, *BACKGROUND, "instagram-pgbouncer"])
+ROLES = ["pgbouncer", "app", "worker", "push", "munin"]
 STACK.load_secrets()
 SECRETS = {name: STACK.secrets[name.lower()] for name in (*SERVER_SECRETS, *APP_SECRETS) if name != "CREDENTIALS_KEYS"}
 SECRETS["CREDENTIALS_KEYS"] = STACK.secrets["credentials_key"]
@@ -39,6 +41,7 @@ class Provisioned:
         self.bare, self.directory = bare, directory
         self.url = f"http://{HOST}:{SLOTS[0]}"
         self.pgbouncer_port, self.pages_port, self.munin_port = free_port(), free_port(), free_port()
+        self.push_port = free_port()
         self.secrets = directory / "secrets.env"
         self.secrets.touch(0o600)
         self.secrets.write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
@@ -52,6 +55,7 @@ class Provisioned:
         for role, server in ports.items():
             inventory["roles"][role]["port" if role == "postgres" else "listen"] = STACK.ports[server]
         inventory["roles"]["app"]["slots"] = SLOTS
+        inventory["roles"]["push"]["listen"] = self.push_port
         inventory["roles"]["pgbouncer"]["port"] = self.pgbouncer_port
         inventory["roles"]["munin"] |= {"listen": self.pages_port, "node": self.munin_port}
         of_the_stack = STACK.environment()
@@ -62,7 +66,7 @@ class Provisioned:
             "redis": {"shardmap": ["stack"], "feeds": ["stack"]},
             "settings": {name: of_the_stack[name] for name in ("SITE_URL", "CDN_URL", "S3_ENDPOINT", "LOGICAL_SHARDS")},
             "hosts": {
-                "app1": {"address": HOST, "port": self.bare.port, "roles": ["pgbouncer", "app", "munin"]},
+                "app1": {"address": HOST, "port": self.bare.port, "roles": ROLES},
                 "stack": {"address": HOST, "roles": list(ports)},
             },
         }
@@ -180,7 +184,7 @@ def test_a_changed_setting_changes_its_file_and_restarts_who_reads_it(app1):
     before = app1.bare.run(pid)
     app1.write_inventory(RATE_LIMITS="requests=7")
     files = ["/etc/instagram/munin.env", "/etc/instagram/env"]
-    assert changes(app1.fab()) == [*files, f"{SERVES} runs", f"{STANDS_BY} runs"]
+    assert changes(app1.fab()) == [*files, *(f"{unit} runs" for unit in (SERVES, STANDS_BY, *BACKGROUND))]
     assert "RATE_LIMITS=requests=7" in app1.bare.run("cat /etc/instagram/env").splitlines()
     assert app1.bare.run(pid) != before
     assert app1.get("/healthz").status_code == 200
@@ -212,6 +216,17 @@ def test_it_is_deployed_to_beside_what_serves_and_rolled_back_without_a_restart(
     assert app1.bare.run("readlink /srv/instagram/current").strip() == f"slots/{SLOTS[0]}"
     assert app1.get("/healthz").headers["X-Release"] == first
     assert app1.bare.run(f"systemctl show -P MainPID {SERVES}") == processes
+
+
+@pytest.mark.parametrize("unit", BACKGROUND)
+def test_what_cannot_start_is_no_success(app1, unit):
+    assert app1.bare.run(f"systemctl is-active {unit}").strip() == "active"
+    spoil = "cd /etc/instagram && cp -p env env.good && echo SHARD_SERVERS=nonsense >> env"
+    try:
+        said = app1.bare.run(f"{spoil}; timeout 60 systemctl restart {unit} && echo restarted || echo failed")
+    finally:
+        app1.bare.run(f"mv /etc/instagram/env.good /etc/instagram/env; systemctl restart {unit}")
+    assert said.endswith("failed\n")
 
 
 def test_secrets_are_read_by_their_owners_alone_and_told_to_nobody(app1):
