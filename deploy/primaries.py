@@ -1,13 +1,16 @@
 """Who is primary, where `fab provision` has to know: the inventory only says which two hosts a physical server has.
 
 Whoever the pgbouncers lead to. Where none knows the server yet, and for a new Postgres, the data on the two hosts says.
+Of Redis, the Sentinels say it.
 """
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 from deploy.hosts import CommandFailed, Host, Inventory, try_each
 from deploy.local.layout import Failed
+from deploy.roles import STATE, ip
 
 FOUND = """
     if [ ! -e {data} ]; then echo nothing; elif [ -e {data}/standby.signal ]; then echo replica; else echo primary; fi
@@ -26,7 +29,21 @@ def primaries_first(host: Host, inventory: Inventory) -> Inventory:
     if "postgres" in host.roles:
         (server,) = [server for server, pair in pairs.items() if host in pair]
         pairs[server] = for_postgres(host, server, pairs[server])
-    return replace(inventory, postgres={server: [one.name for one in pair] for server, pair in pairs.items()})
+    postgres = {server: [one.name for one in pair] for server, pair in pairs.items()}
+    return replace(inventory, postgres=postgres, redis=masters_first(host, inventory))
+
+
+def masters_first(host: Host, inventory: Inventory) -> dict[str, list[str]]:
+    """The inventory's `redis`; where this host has to do with it, first whom most Sentinels call the master."""
+    if not {"redis_shardmap", "redis_feeds", "sentinel"} & host.roles.keys():
+        return inventory.redis
+    known, _ = try_each(inventory.of("sentinel"), monitored)
+    hosts = {one.name: one for one in inventory.hosts}
+    ordered = {}
+    for name, pair in inventory.redis.items():
+        votes = Counter(masters.get(name) for masters in known.values())
+        ordered[name] = sorted(pair, key=lambda one, votes=votes: votes[ip(hosts[one])], reverse=True)
+    return ordered
 
 
 def for_postgres(host: Host, server: str, pair: list[Host]) -> list[Host]:
@@ -84,6 +101,12 @@ def leads(host: Host) -> dict[str, str]:
 def found(host: Host) -> str:
     """Whether a host has "nothing", or the data of a "replica" or "primary". Raises CommandFailed."""
     return as_root(host, FOUND.format(data=host.roles["postgres"]["data"])).strip()
+
+
+def monitored(host: Host) -> dict[str, str]:
+    """ "shardmap", "feeds" → address of its master, as this Sentinel wrote it down. Raises CommandFailed."""
+    text = as_root(host, f"cat {STATE}/sentinel/sentinel.conf 2>/dev/null || true")
+    return dict(re.findall(r"^sentinel monitor (\w+) (\S+) ", text, re.MULTILINE))
 
 
 def as_root(host: Host, command: str) -> str:

@@ -542,7 +542,7 @@ def redis(place: Place, name: str, **persistence: str) -> Part:
 
 
 def first_following(place: Place, name: str, master: str) -> tuple[str, str, str]:
-    """Has a new Redis follow the first master. Once: after that, it is the Sentinels who say whom it follows."""
+    """Has a new Redis follow the master. Once: after that, it is the Sentinels who say whom it follows."""
     data, port = f"{STATE}/{name}", place.port(name)
     told = f"until redis-cli -h {place.ip} -p {port} REPLICAOF {master} {port} | grep -q ^OK; do sleep 0.1; done"
     password = f"$(sed -n 's/^requirepass //p' {ETC}/{name}.conf)"

@@ -310,6 +310,12 @@ def test_a_bare_host_becomes_a_replica_a_sentinel_and_an_edge_with_tls(app1, tmp
         assert again.returncode == 0, again.stdout + again.stderr
         # A container may not change the kernel's settings: there, systemd tries each time.
         assert set(re.findall(r"redis2 +changed +(.+)", again.stdout)) <= {"systemd-sysctl runs"}
+        # A lost one's successor follows whom Sentinel calls the master, whatever the inventory's order.
+        app1.bare.run("systemctl stop instagram-redis@redis_shardmap && rm -r /var/lib/instagram/redis_shardmap")
+        inventory["redis"]["shardmap"] = ["redis2", "redis1"]
+        app1.inventory.write_text(toml(inventory))
+        successor = app1.fab(*provision)
+        assert f"changed    redis_shardmap follows {first}" in successor.stdout, successor.stdout + successor.stderr
     finally:
         master.kill()
         master.wait(10)
