@@ -78,9 +78,9 @@ class Hosts:
         return steps.changed
 
     def first_steps(self, name: str) -> list[tuple[bool, str]]:
-        """What is to be done before a service of the host is started for good: whether it is done, and how to."""
+        """How its Redis is told whom to follow, and whether that is done."""
         needed: list[Part] = parts_of(self.inventory, name)
-        steps = [step for part in needed for step in part.prepare]
+        steps = [step for part in needed for step in part.prepare if " follows " in step[0]]
         return [
             (subprocess.run(["sh", "-c", self.here(done, name)]).returncode == 0, self.here(command, name))
             for _, done, command in steps

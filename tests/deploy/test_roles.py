@@ -86,11 +86,29 @@ def test_each_host_of_the_inventory_has_a_way_to_be_reached_by_its_clients(inven
     assert f"@{addresses['app1']}:6432/directory" in settings["DIRECTORY_URL"]  # its own pgbouncer
     assert settings["GEARMAN"] == f"{addresses['queue1']}:4730,{addresses['queue2']}:4730"
     assert settings["SHARD_REPLICAS"].count("_replica") == 2
-    rules = files_of(inventory, "db1")["/etc/instagram/firewall.nft"].text
-    (rule,) = [line for line in rules.splitlines() if "5432" in line]
-    clients = {name for name, address in addresses.items() if address in re.findall(r"127[\d.]+", rule)}
-    assert {"app1", "worker1", "db2"} <= clients  # pgbouncers, and the replica
-    assert not clients & {"edge1", "cache1", "queue1"}
+    sentinels = ",".join(f"{addresses[name]}:26379" for name in ("cache1", "queue1", "queue2"))
+    assert settings["REDIS_FEEDS_URL"] == f"redis+sentinel://:secret-of-REDIS_PASSWORD@{sentinels}/feeds"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "may", "may_not"),
+    [
+        ("db1", 5432, {"app1", "worker1", "db2"}, {"edge1", "cache1", "queue1"}),  # pgbouncers, and the replica
+        ("redis3", 6380, {"app1", "worker1", "redis4", "cache1", "queue1", "queue2"}, {"edge1", "redis1", "cache2"}),
+        ("queue1", 26379, {"app1", "worker1", "cache1", "queue2"}, {"edge1", "redis1", "db1"}),
+    ],
+)
+def test_the_firewall_lets_in_who_has_to_do_with_it(inventory, host, port, may, may_not):
+    rules = files_of(inventory, host)["/etc/instagram/firewall.nft"].text
+    (rule,) = [line for line in rules.splitlines() if f" {port} " in line]
+    addresses = re.findall(r"127[\d.]+", rule)
+    clients = {one.name for one in inventory.hosts if one.address in addresses}
+    assert may <= clients
+    assert not may_not & clients
+
+
+def test_the_firewall_lets_everybody_in_at_the_edge(inventory):
+    assert "tcp dport { 80, 443 } accept" in files_of(inventory, "edge1")["/etc/instagram/firewall.nft"].text
 
 
 @pytest.mark.parametrize("name", NAMES)
