@@ -142,6 +142,8 @@ def test_munin_node_has_the_values_of_our_plugins(app1):
         said = munin_node(app1.munin_port, f"fetch {plugin}")
         assert ".value " in said, plugin
     assert "away.value 0" in munin_node(app1.munin_port, "fetch instagram_ready")
+    # As docs/monitoring.md has it.
+    assert "parked.value 0" in app1.bare.run("munin-run --config /etc/instagram/munin-node.conf instagram_jobs")
 
     def answered() -> int:
         said = munin_node(app1.munin_port, "fetch instagram_app")
@@ -165,6 +167,8 @@ def test_the_masters_round_draws_the_pages(app1):
     shown = requests.get(f"{pages}/index.html", timeout=10)
     assert "instagram_queues-day.png" in shown.text
     assert requests.get(f"{pages}/instagram_queues-day.png", timeout=10).content.startswith(b"\x89PNG")
+    app1.bare.run("logrotate --force /etc/logrotate.d/instagram-munin")
+    assert "munin-update.log.1" in app1.bare.run("ls /var/lib/instagram/munin/log")
 
 
 def test_what_is_wrong_is_told_to_pagerduty(app1, stopped):
@@ -191,12 +195,14 @@ def test_a_changed_setting_changes_its_file_and_restarts_who_reads_it(app1):
 
 
 def test_a_killed_app_comes_back(app1):
-    # The master: its workers die with it.
+    pid = f"systemctl show -P MainPID {SERVES}"
+    killed = app1.bare.run(pid)
+    # The master: its workers die with it, a moment later.
     app1.bare.run(f"systemctl kill --kill-who=main --signal=KILL {SERVES}")
 
     def is_back() -> bool:
         try:
-            return app1.get("/healthz").status_code == 200
+            return app1.bare.run(pid) not in (killed, "0\n") and app1.get("/healthz").status_code == 200
         except requests.ConnectionError:
             return False
 
