@@ -12,6 +12,7 @@ loading a snapshot minutes. Feeds, activity and sessions are not kept: they come
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import boto3
 from botocore.config import Config
+from redis import Redis
 
 from deploy.local.layout import Failed
 from shardmap.redis_client import nodes, redis_client
@@ -67,23 +69,36 @@ def made_at(key: str) -> datetime:
 
 
 def take(redis_url: str, bucket: Bucket) -> list[Snapshot]:
-    """Has each Redis that has entries write a snapshot, in a process of its own, and keeps it in the bucket.
+    """Has each Redis that has entries, or its replica, write a snapshot, in a process of its own, and keeps that.
 
     One that cannot be read is not kept; old ones go when there are new ones.
     """
     now = datetime.now(UTC)
     for node in nodes(redis_client(redis_url)).values():
-        server = node.connection_pool.get_connection()  # which knows who is the master now, if there are sentinels
+        host, port = source(node)
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / "map.rdb"
-            run(["redis-cli", "-h", server.host, "-p", str(server.port), "--rdb", str(file)], server.password)
+            run(["redis-cli", "-h", host, "-p", port, "--rdb", str(file)], node.get_connection_kwargs().get("password"))
             run(["redis-check-rdb", str(file)])
-            key = f"{FOLDER}{now.strftime(TIME)}-{server.host}-{server.port}.rdb"
+            key = f"{FOLDER}{now.strftime(TIME)}-{host}-{port}.rdb"
             bucket.s3.upload_file(str(file), bucket.name, key)
     for old in bucket.snapshots():
         if now - old.made > KEPT:
             bucket.s3.delete_object(Bucket=bucket.name, Key=old.key)
     return [snapshot for snapshot in bucket.snapshots() if snapshot.made == now.replace(microsecond=0)]
+
+
+def source(node: Redis) -> tuple[str, str]:
+    """Host and port to take a node's snapshot from: a replica, if one is well, which has nothing else to do.
+
+    Sentinels see who takes one from a master, in what the master says of its replicas, and would keep it for one.
+    """
+    for name, replica in node.info("replication").items():
+        if re.fullmatch(r"slave\d+", name) and replica["state"] == "online" and replica["port"]:
+            return replica["ip"], str(replica["port"])
+    master = node.connection_pool.get_connection()  # which knows who that is now, if there are Sentinels
+    node.connection_pool.release(master)
+    return master.host, str(master.port)
 
 
 def fetch(key: str, bucket: Bucket, file: Path) -> None:

@@ -208,15 +208,16 @@ def test_a_killed_master_is_replaced_and_provisioning_again_undoes_nothing(fleet
     assert (fleet.role(SECOND), client.mget("before", "after", "later")) == ("master", [b"1"] * 3)
 
 
-def test_a_snapshot_is_of_the_master_and_can_be_loaded_into_a_pair(fleet, client):
+def test_a_snapshot_is_of_the_replica_and_can_be_loaded_into_a_pair(fleet, client):
     """As docs/backups.md says, "The map's Redis is lost"."""
     STACK.load_secrets()
     bucket = Bucket(STACK.snapshots_environment())
     client.set("kept", "1")
-    (snapshot,) = take(fleet.settings["REDIS_SHARDMAP_URL"], bucket)
     (master,) = fleet.masters()
-    assert f"-{master}-{PORTS['redis_shardmap']}.rdb" in snapshot.key
     first, second = sorted((FIRST, SECOND), key=lambda name: fleet.hosts[name].address != master)
+    eventually(lambda: fleet.has_all(second, first), 40, "the replica has it")
+    (snapshot,) = take(fleet.settings["REDIS_SHARDMAP_URL"], bucket)
+    assert snapshot.key.endswith(f"-{fleet.hosts[second].address}-{PORTS['redis_shardmap']}.rdb")
 
     fetch(snapshot.key, bucket, fleet.directory / "map.rdb")
     for name in (second, first):

@@ -65,18 +65,21 @@ def test_of_a_cluster_each_node_has_one(bucket, tmp_path):
     assert not found[0] & found[1]
 
 
-def test_of_a_pair_it_is_the_masters_whoever_that_is(bucket, tmp_path):
+def test_of_a_pair_it_is_the_replicas_or_that_of_a_master_who_has_none(bucket, tmp_path):
     servers, (first, second) = Watched(tmp_path), NODES["shardmap"]
     try:
         servers.ask(first, "SET", "before", "1")
         eventually(lambda: servers.has_all(second, first))
+        (of_replica,) = take(servers.url("shardmap"), bucket)
         servers.kill(first)
         (taken,) = eventually(lambda: taken_by(servers.url("shardmap"), bucket), 20, "there is a master again")
     finally:
         servers.stop()
-    assert f"-{second}.rdb" in taken.key
-    fetch(taken.key, bucket, tmp_path / "map.rdb")
-    assert keys_in(tmp_path / "map.rdb") == {b"before"}
+    assert taken != of_replica
+    for number, snapshot in enumerate((of_replica, taken)):
+        assert snapshot.key.endswith(f"-{second}.rdb")
+        fetch(snapshot.key, bucket, tmp_path / f"{number}.rdb")
+        assert keys_in(tmp_path / f"{number}.rdb") == {b"before"}
 
 
 def taken_by(url: str, bucket: Bucket) -> list[Snapshot]:
