@@ -224,8 +224,8 @@ def snapshots(context: Context, stack: str, inventory: str, action: str) -> str:
     if stack:
         local = stack_of(stack)
         return redis_snapshots.say(action, local.environment() | local.snapshots_environment())
-    (host,) = hosts.load(context, inventory).of("map_snapshots")
-    return host.run(f"{host.roles['map_snapshots']['command']} {action}", PATIENCE)
+    takers = hosts.load(context, inventory).of("map_snapshots")  # one, or none
+    return "\n".join(host.run(f"{host.roles['map_snapshots']['command']} {action}", PATIENCE) for host in takers)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def for_postgres(host: Host, server: str, pair: list[Host]) -> list[Host]:
     if there == "replica":
         raise Failed(
             f"{other.name} is a replica, and {host.name}, its primary, has no data any more: "
-            f"first `fab failover --server {server}` (docs/failover.md)"
+            f"first `fab failover --server {server} --host-is-off` (docs/failover.md)"
         )
     if there == "nothing" and host is not pair[0]:
         raise Failed(f"{other.name}, which is to be the first primary of server {server}, comes before {host.name}")
