@@ -29,7 +29,7 @@ MIGRATION_SECONDS = 3600
 
 
 @task(help={"commit": "which one; HEAD without it", "batch": "how many app servers switch at the same time"})
-def deploy(context: Context, commit: str = "HEAD", batch: int = 3, inventory: str = "") -> None:
+def deploy(context: Context, commit: str = "HEAD", batch: int = 5, inventory: str = "") -> None:
     """Brings a commit to all hosts, without a failed request; stops at the first host that is not well with it."""
     known = hosts.load(context, inventory)
     coded, app = known.of("app", "worker", "push"), known.of("app")

@@ -10,6 +10,7 @@ import json
 import shlex
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from invoke import Exit
@@ -25,7 +26,7 @@ SWITCH_SECONDS = 180  # 25 for what is at hand to end, then the role's patience,
 class State:
     target: str  # where `current` leads: a slot on app hosts, a release on the others; "" where it is still to be made
     release: str
-    health: str
+    health: str = ""
     up: str = ""  # how long gunicorn's process has been
     complaints: list[str] = field(default_factory=list)  # the lines of /readyz that are not ok
     slots: dict[int, str] = field(default_factory=dict)  # port → its release, or ""
@@ -67,42 +68,36 @@ def switch(host: Host, release: str, before: dict[Host, State]) -> int:
 
     Raises CommandFailed.
     """
-    now, port, target = before[host], 0, f"releases/{release}"
     try:
-        if "app" in host.roles:
-            port = find(host, release, now) or start(host, release, now)
-            target = f"slots/{port}"
-        host.run(" && ".join([*linked(target, "current"), *restarts(host)]), SWITCH_SECONDS)
+        if "app" not in host.roles:
+            finish(host, f"releases/{release}")
+            host.say(f"runs {release}")
+            return 0
+        now = before[host]
+        for port in (now.port, now.standby):
+            if now.slots.get(port) == release:
+                try:
+                    finish(host, f"slots/{port}", f"{check(host, port)} {wanted(release, now)} 0")
+                    return port
+                except CommandFailed:
+                    host.say(f"has {release} on {port}, which is not well")
+        # What /readyz complained about before, a Memcached that is away, is not the release's fault.
+        role, port = host.roles["app"], now.standby
+        begin = [
+            "mkdir -p slots",
+            *linked(f"../releases/{release}", f"slots/{port}"),
+            role["restart"].format(port=port),
+        ]
+        finish(host, f"slots/{port}", *begin, f"{check(host, port)} {wanted(release, now)} {role['patience']}")
+        return port
     except CommandFailed:
         host.say(f"is not well with {release}")
         raise
-    if not port:
-        host.say(f"runs {release}")
-    return port
 
 
-def find(host: Host, release: str, now: State) -> int:
-    """The port where the release runs already, and is well; or 0."""
-    for port in (now.port, now.standby):
-        if now.slots.get(port) == release:
-            try:
-                host.run(f"{check(host, port)} {wanted(release, now)} 0")
-                return port
-            except CommandFailed:
-                host.say(f"has {release} on {port}, which is not well")
-    return 0
-
-
-def start(host: Host, release: str, now: State) -> int:
-    """Starts the release in the slot that stands by, waits until it is well, and returns its port.
-
-    What /readyz complained about before, a Memcached that is away, is not the release's fault.
-    """
-    role, port = host.roles["app"], now.standby
-    commands = ["mkdir -p slots", *linked(f"../releases/{release}", f"slots/{port}"), role["restart"].format(port=port)]
-    commands.append(f"{check(host, port)} {wanted(release, now)} {role['patience']}")
-    host.run(" && ".join(commands), SWITCH_SECONDS)
-    return port
+def finish(host: Host, target: str, *first: str) -> None:
+    """After these commands, lets `current` lead there, and restarts what runs in that. Raises CommandFailed."""
+    host.run(" && ".join([*first, *linked(target, "current"), *restarts(host)]), SWITCH_SECONDS)
 
 
 def put_back(host: Host, before: dict[Host, State]) -> None:
@@ -137,22 +132,23 @@ def state(host: Host) -> State:
     """What a host runs, and how that is. Raises CommandFailed when the host does not answer."""
     ports = host.roles["app"]["slots"] if "app" in host.roles else []
     links = ["current", *(f"slots/{port}" for port in ports)]
-    read = "; ".join(f"readlink {link} || echo; basename $(readlink -e {link} || echo .)" for link in links)
-    target, release, *others = host.run(read).splitlines()
+    asked = [f"readlink {link} || echo; basename $(readlink -e {link} || echo .)" for link in links]
+    asked += [f'[ "$(readlink current)" != slots/{port} ] || {check(host, port)}' for port in ports]
+    checks = [role["check"] for role in host.roles.values() if "check" in role]
+    asked += [f"{{ {one}; }} || echo {shlex.quote(f'{one}: failed')}" for one in checks]
+    answers = iter(host.run(f"{{ {'; '.join(asked)}; }} 2>&1; true").splitlines())
+    target, release, *others = islice(answers, 2 * len(links))
     slots = dict(zip(ports, ("" if name == "." else name for name in others[1::2]), strict=True))
-    now = State(target, "" if release == "." else release, "ok", slots=slots)
-    try:
-        for role in host.roles.values():
-            if "check" in role:
-                host.run(role["check"])
-        if now.port:
-            running, seconds, now.complaints = json.loads(host.run(check(host, now.port)))
-            wrong = [*now.complaints, *([f"gunicorn runs {running}"] if running != now.release else [])]
-            now.health, now.up = "; ".join(wrong) or "ok", f"{seconds} s"
-        elif ports:
-            now.health = "serves nothing"
-    except CommandFailed as error:
-        now.health = str(error)
+    now = State(target, "" if release == "." else release, slots=slots)
+    wrong = ["serves nothing"] if ports and not now.port else []
+    for answer in answers:
+        if answer.startswith("["):
+            running, seconds, now.complaints = json.loads(answer)
+            now.up = f"{seconds} s"
+            wrong += [*now.complaints, *([f"gunicorn runs {running}"] if running != now.release else [])]
+        else:
+            wrong.append(answer)
+    now.health = "; ".join(wrong) or "ok"
     return now
 
 

@@ -32,12 +32,10 @@ NAMES = [f"app{number}" for number in range(1, 11)]
 CODE = ("accounts", "bench", "deploy", "feeds", "instagram", "notifications", "photos", "shardmap", "workers",
         "fabfile.py", "manage.py", "requirements.txt")  # fmt: skip
 
-# What systemd does elsewhere: stops a slot's gunicorn politely, and starts it.
+# What systemd does elsewhere: stops a slot's gunicorn politely; starts it, and returns when it runs.
 STOP = """#!/bin/sh
-pid=$PWD/$1.pid
-[ -e $pid ] || exit 0
-kill $(cat $pid)
-while [ -e $pid ]; do sleep 0.02; done
+pid=$(cat $1.pid) && kill $pid || exit 0
+while kill -0 $pid; do sleep 0.02; done 2>/dev/null
 """
 RESTART = """#!/bin/sh
 ./stop $1
@@ -45,6 +43,11 @@ log=$PWD/gunicorn.log pid=$PWD/$1.pid
 cd -P slots/$1
 GUNICORN_BIND={address}:$1 ENV_FILES={env} .venv/bin/python -m gunicorn --config deploy/gunicorn/gunicorn.conf.py \\
     --workers 1 --threads 4 --pid $pid --daemon --error-logfile $log
+for try in $(seq 500); do
+    [ -e $pid ] && exit
+    sleep 0.02
+done
+exit 1
 """
 
 INVENTORY = """
