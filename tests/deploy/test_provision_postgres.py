@@ -174,7 +174,14 @@ def test_a_failover_and_the_way_back_of_the_old_primary(pair):
     pair.hosts["db1"].run(
         "systemctl kill --kill-who=main --signal=KILL instagram-postgres && systemctl stop instagram-postgres"
     )
-    assert "db2 takes writes" in succeeded(pair.fab("failover", "--server", pair.server))
+    pair.write_inventory(pgbouncers=("db1", "db2"))  # as if one had died with it
+    refused = pair.fab("failover", "--server", pair.server)
+    assert refused.returncode == 1
+    assert "--without db1 " in refused.stderr
+    told = succeeded(pair.fab("failover", "--server", pair.server, "--without", "db1"))
+    assert "db2 takes writes" in told
+    assert "Still lead to db1: db1." in told
+    pair.write_inventory()
     pair.through_pgbouncer("INSERT INTO one VALUES (1)")
     assert "db1 follows db2" in succeeded(pair.fab("rejoin", "--server", pair.server))
     assert pair.followers("db2") == [("replica", "sync")]

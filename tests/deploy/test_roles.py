@@ -111,6 +111,15 @@ def test_the_firewall_lets_everybody_in_at_the_edge(inventory):
     assert "tcp dport { 80, 443 } accept" in files_of(inventory, "edge1")["/etc/instagram/firewall.nft"].text
 
 
+def test_migrations_go_past_pgbouncer_to_whichever_host_is_the_primary(inventory):
+    env = files_of(inventory, "app1")["/etc/instagram/migrations.env"].text
+    settings = dict(line.split("=", 1) for line in env.splitlines())
+    addresses = {host.name: host.address for host in inventory.hosts}
+    pair = f"@{addresses['db1']}:5432,{addresses['db2']}:5432"
+    assert settings["DIRECTORY_URL"].endswith(f"{pair}/directory?target_session_attrs=primary")
+    assert f"{pair}/shards_a?target_session_attrs=primary b=postgresql://postgres:" in settings["SHARD_ADMINS"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_only_files_of_their_readers_hold_secrets(inventory, name):
     files = files_of(inventory, name).values()

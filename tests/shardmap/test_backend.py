@@ -35,6 +35,21 @@ def test_a_database_that_never_answers_a_connect_is_an_error(monkeypatch):
             connection.ensure_connection()
 
 
+def test_a_silent_host_is_left_for_the_other_one_of_its_pair(monkeypatch):
+    monkeypatch.setattr(base, "CONNECT_SECONDS", 0.5)  # which one host gets
+    connection = a_connection()
+    description = connection.settings_dict
+    with (
+        socket.create_server((description["HOST"], 0), backlog=0) as silent,
+        socket.create_connection(silent.getsockname()),  # the only one that it takes
+    ):
+        description["HOST"] = ",".join([description["HOST"]] * 2)
+        description["PORT"] = f"{silent.getsockname()[1]},{description['PORT']}"
+        description["OPTIONS"] |= {"target_session_attrs": "primary", "tcp_user_timeout": 1000}
+        connection.ensure_connection()
+        connection.close()
+
+
 class frozen_proxy:
     """Stands before a database; once the event that it gives is set, it takes everything and passes nothing on."""
 
