@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from deploy import shipping
+from deploy.record import live_releases
 from deploy.shipping import Build, install, prune, requirements_of
 from tests.deploy.fleet import NAMES, Fleet
 from tests.support import Person, eventually
@@ -206,6 +207,26 @@ def test_each_host_knows_who_deployed_what(fleet):
         lines = (fleet.host(name) / "releases.log").read_text().splitlines()
         assert [line.split()[1] for line in lines] == ["deploy", "done", "deploy", "done", "rollback"]
         assert all("@" in line.split()[3] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("actions", "live"),
+    [
+        ("deploy 1, done 1, deploy 2, done 2", "12"),
+        ("deploy 1, done 1, deploy 2, done 2, rollback 1", "1"),
+        ("deploy 1, done 1, deploy 2", "12"),  # stopped half-way: what it has reached runs it
+        ("deploy 1, done 1, deploy 2, deploy 3, done 3", "13"),
+        ("deploy 1, done 1, deploy 2, rollback 1, deploy 3, done 3", "13"),
+    ],
+)
+def test_a_release_that_was_fled_from_or_stopped_is_no_place_to_go_back_to(fleet, actions, live):
+    file = fleet.host("app3") / "releases.log"
+    before = file.read_text()
+    file.write_text("".join(f"2011-10-06T09:00:00Z {action} alice@laptop\n" for action in actions.split(", ")))
+    try:
+        assert live_releases(fleet.read_inventory().of("app")[2]) == list(live)
+    finally:
+        file.write_text(before)
 
 
 def test_dependencies_are_installed_once_beside_those_that_are_in_use(fleet, tmp_path, monkeypatch):
