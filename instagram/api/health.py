@@ -84,12 +84,18 @@ def _can_serve(results: dict[str, str]) -> bool:
 
 
 def _known() -> Round:
-    """The last round of checks, or a new one when that is longer ago than a second."""
+    """The last round of checks, or a new one when that is longer ago than a second.
+
+    While somebody waits for a new one, and perhaps for a server that hangs, others get the last: they hold no thread.
+    """
     global _last
-    with _asking:
-        if time.monotonic() > _last.ended + REMEMBERED_SECONDS:
-            _last = _ask_all()
-        return _last
+    if _asking.acquire(blocking=not _last.results):
+        try:
+            if time.monotonic() > _last.ended + REMEMBERED_SECONDS:
+                _last = _ask_all()
+        finally:
+            _asking.release()
+    return _last
 
 
 def _ask_all() -> Round:
