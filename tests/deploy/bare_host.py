@@ -5,6 +5,7 @@ It shares the machine's network: its sshd listens on a port of loopback, and it 
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -15,7 +16,8 @@ HOST = "127.0.0.1"
 # What every Debian host has, and no more: no Python, no server.
 SYSTEM = "systemd-sysv,dbus,openssh-server"
 MAKE_SECONDS = 600
-CGROUPS = next(path for path in (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup")) if path.exists())
+# Where systemd keeps its own: beside older hierarchies, or alone.
+CGROUPS = next(path for path in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")) if path.exists())
 BOOT_SECONDS = 60
 
 
@@ -60,7 +62,10 @@ class BareHost:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()  # and the kernel all that runs in it
+        # Its first process, and the kernel all others: they would outlive a killed systemd-nspawn.
+        if self.process.poll() is None:
+            for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
         self.process.wait(20)
         # What dies may still write.
         eventually(lambda: shutil.rmtree(self.root, ignore_errors=True) or not self.root.exists(), 20)
