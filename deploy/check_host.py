@@ -33,7 +33,7 @@ def wait(host, port, wanted, known, seconds):
     while True:
         try:
             release, _, complaints = ask(host, port)
-            new = [complaint for complaint in complaints if complaint not in known]
+            new = [complaint for complaint in complaints if complaint.split(":")[0] not in known]
             if release == wanted and not new:
                 return
             wrong = "; ".join(new) if release == wanted else f"it runs {release}"

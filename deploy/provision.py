@@ -22,8 +22,9 @@ from deploy.local.machine import INSTALL
 from deploy.primaries import primaries_first
 from deploy.record import live_releases, locked, log
 from deploy.roles import APP_SECRETS, SERVER_SECRETS, STATE, File, Part, Place, Service, ip, parts
+from deploy.rotation import lead
 from deploy.shipping import build, install, ship
-from deploy.switching import linked
+from deploy.switching import linked, state
 
 SECRETS = Path.home() / ".config/instagram/secrets.env"
 INSTALL_SECONDS = 900
@@ -68,14 +69,24 @@ def provision(context: Context, name: str = "", role: str = "", secrets: str = "
     if not chosen:
         raise Exit("The inventory has no such host.")
     given = read_secrets(Path(secrets or os.environ.get("SECRETS") or SECRETS))
-    with locked(known, "provisions") if is_there(known.lock) else nullcontext():
-        for host in chosen:
-            began = time.monotonic()
+    for host in chosen:
+        began = time.monotonic()
+        concerns_deploys = {"app", "worker", "push", "edge"} & host.roles.keys() and is_there(known.lock)
+        with locked(known, "provisions") if concerns_deploys else nullcontext():
             try:
                 changed = provision_host(host, known, given)
             except (CommandFailed, Failed) as error:
                 raise Exit(str(error)) from None
-            host.say(f"{changed} changed ({time.monotonic() - began:.1f} s)")
+            if "edge" in host.roles:
+                lead_to_what_serves(host, known)
+        host.say(f"{changed} changed ({time.monotonic() - began:.1f} s)")
+
+
+def lead_to_what_serves(edge: Host, inventory: Inventory) -> None:
+    """A new edge knows the app hosts' first slots alone, and one that was away, what served then."""
+    states, _ = try_each(inventory.of("app"), state)
+    if serving := {host: now.port for host, now in states.items() if now.port}:
+        lead([edge], serving)
 
 
 def is_there(host: Host) -> bool:
@@ -119,7 +130,9 @@ def provision_host(host: Host, inventory: Inventory, secrets: dict[str, str]) ->
             steps.unless(done, command, what, COPY_SECONDS)
     if any(service.needs_release for service in services):
         first_release(steps, host, inventory)
-    for service in services:
+    # Of two slots, first the one that serves nobody.
+    serves = root.run(f"readlink {host.directory}/current || true").strip().rpartition("/")[2]
+    for service in sorted(services, key=lambda one: one.unit.endswith(f"@{serves}")):
         start(steps, service)
     return steps.changed
 
@@ -199,7 +212,7 @@ def first_release(steps: Steps, host: Host, inventory: Inventory) -> None:
 def what_runs(host: Host, inventory: Inventory) -> list[str]:
     """The releases that went live, as the lock's host knows; or the others, where that is the new one."""
     if host is not inventory.lock:
-        return live_releases(inventory.lock)
+        return live_releases(inventory.lock, also_begun=False)
     others = [other for other in inventory.of("app", "worker", "push") if other is not host]
     known, _ = try_each(others, live_releases)  # in a first installation, none of them answers
     return max(known.values(), key=len, default=[])

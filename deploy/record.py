@@ -28,7 +28,10 @@ def locked(inventory: Inventory, does: str) -> Iterator[None]:
     try:
         yield
     finally:
-        inventory.lock.run(f"! grep -qxF {mine} lock || rm lock")  # not the lock of somebody who broke ours
+        try:
+            inventory.lock.run(f"! grep -qxF {mine} lock || rm lock")  # not the lock of somebody who broke ours
+        except CommandFailed as error:
+            print(f"The lock is still there: {error}")
 
 
 def log(hosts: list[Host], action: str, release: str) -> None:
@@ -37,8 +40,8 @@ def log(hosts: list[Host], action: str, release: str) -> None:
     each(hosts, lambda host: host.run(f"echo {line} >> releases.log"))
 
 
-def live_releases(host: Host) -> list[str]:
-    """The releases that went live, oldest first.
+def live_releases(host: Host, also_begun: bool = True) -> list[str]:
+    """The releases that went live, oldest first; the last may be one whose deploy has begun and is not done.
 
     Those from which a rollback led back are not among them, nor those whose deploy was stopped, if another came after.
     """
@@ -47,13 +50,15 @@ def live_releases(host: Host) -> list[str]:
     for line in host.run("cat releases.log || true").splitlines():
         _, action, release, _ = line.split(maxsplit=3)
         if action == "deploy":
-            live = [one for one in live if one != begun]
-            live.append(release)
-            begun = release
+            live, begun = [*(one for one in live if one != begun), release], release
         else:
-            del live[live.index(release) + 1 :]
-            begun = ""
-    return live
+            live, begun = [*(live[: live.index(release)] if release in live else live), release], ""
+    return live if also_begun else [one for one in live if one != begun]
+
+
+def was_rolled_back(host: Host) -> bool:
+    """Whether that was the last that happened."""
+    return host.run("tail -n 1 releases.log || true").split()[1:2] == ["rollback"]
 
 
 @contextmanager

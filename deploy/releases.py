@@ -20,7 +20,7 @@ from invoke import Context, Exit
 
 from deploy import hosts
 from deploy.hosts import Host, Inventory, each, try_each
-from deploy.record import announced, live_releases, locked, log
+from deploy.record import announced, live_releases, locked, log, was_rolled_back
 from deploy.shipping import build, install, prune, ship
 from deploy.switching import roll, state
 
@@ -51,8 +51,8 @@ def deploy(context: Context, commit: str = "HEAD", batch: int = 5, inventory: st
     print(f"{built.name} runs on {len(coded)} hosts")
 
 
-@task
-def rollback(context: Context, inventory: str = "") -> None:
+@task(help={"further": "a second time, to a release that has never run with the last one's migrations"})
+def rollback(context: Context, further: bool = False, inventory: str = "") -> None:
     """Takes all hosts back to the release that ran before, at once: on the app servers it still runs."""
     known = hosts.load(context, inventory)
     coded, app = known.of("app", "worker", "push"), known.of("app")
@@ -61,14 +61,18 @@ def rollback(context: Context, inventory: str = "") -> None:
         live = live_releases(known.lock)
         # A deploy that was cut off has switched the first app server, perhaps, and not noted it yet.
         running = state(app[0]).release
-        if running not in live:
+        if running and running not in live:
             live.append(running)
         if len(live) < 2:
             raise Exit("There is no release to go back to.")
+        if was_rolled_back(known.lock) and not further:
+            raise Exit(f"{live[-1]} is what the last rollback led to. Yet one further: docs/deploying.md, --further")
         release = live[-2]
+        print(f"from {live[-1]} to {release}")
         with announced("rollback", release):
             each(coded, lambda host: host.run(f"cd releases/{release}"))  # before anything is switched
-            roll(known, release, [coded])
+            # What people see comes first.
+            roll(known, release, [app, [host for host in coded if host not in app]])
             log(coded, "rollback", release)
     print(f"{release} runs on {len(coded)} hosts")
 

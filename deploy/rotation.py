@@ -1,15 +1,23 @@
 """Where the edges send requests, and whether anywhere: `fab maintenance`."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fabric import task
 from invoke import Context, Exit
 
 from deploy import hosts
-from deploy.hosts import Host, Inventory, each
+from deploy.hosts import Host, each
 from deploy.upstreams import server_lines
 
+# A firewall may know one of two ports only.
+LEAD = """
+printf %s {text} | cmp -s - {file} && exit
+for server in {servers}; do
+    timeout 3 bash -c ": <> /dev/tcp/$server" || {{ echo "$server cannot be reached from here" >&2; exit 1; }}
+done
+printf %s {text} > {file}.new && mv {file}.new {file} || exit 1
+"""
 # Reloads nginx, and returns when none of the old workers takes requests any more: those that are busy finish them.
 RELOAD = r"""
 master=$({master}) || exit 1
@@ -42,19 +50,20 @@ def app_servers(serving: Mapping[Host, int]) -> str:
     return server_lines(f"{host.address}:{port}" for host, port in serving.items())
 
 
-def lead(inventory: Inventory, serving: Mapping[Host, int]) -> None:
-    """From now on, requests go to these app hosts, at these ports, from every edge.
+def lead(edges: Iterable[Host], serving: Mapping[Host, int]) -> None:
+    """From now on, requests go to these app hosts, at these ports, from these edges.
 
-    Raises Exit when an edge did not do it.
+    Raises Exit when an edge did not do it, or cannot reach one of them.
     """
-    text = shlex.quote(app_servers(serving))
+    text = app_servers(serving)
 
     def tell(edge: Host) -> None:
         role = edge.roles["edge"]
-        file = shlex.quote(role["app_servers"])
-        edge.run(
-            f"printf %s {text} > {file}.new && mv {file}.new {file}\n"
-            + RELOAD.format(master=role["master"], reload=role["reload"])
+        command = LEAD.format(
+            text=shlex.quote(text),
+            file=shlex.quote(role["app_servers"]),
+            servers=" ".join(f"{host.address}/{port}" for host, port in serving.items()),
         )
+        edge.run(command + RELOAD.format(master=role["master"], reload=role["reload"]))
 
-    each(inventory.of("edge"), tell)
+    each(edges, tell)

@@ -16,9 +16,11 @@ from pathlib import Path
 from invoke import Exit
 
 from deploy.hosts import CommandFailed, Host, Inventory, each, try_each
+from deploy.record import live_releases
 from deploy.rotation import lead
 
 CHECK = f"-IS -c {shlex.quote((Path(__file__).parent / 'check_host.py').read_text())}"
+STANDBY_SECONDS = 3  # until a gunicorn that stands by has to be well
 SWITCH_SECONDS = 180  # 25 for what is at hand to end, then the role's patience, and some more
 
 
@@ -48,18 +50,23 @@ def roll(inventory: Inventory, release: str, batches: list[list[Host]]) -> None:
     A host that is not well with the release is put back to what it was before, and Exit is raised: the later batches
     have not seen the release then.
     """
-    app = inventory.of("app")
+    app, edges = inventory.of("app"), inventory.of("edge")
     before = each({*app, *(host for batch in batches for host in batch)}, state)
-    serving = {host: before[host].port for host in app if before[host].port}
+    # Not a host that was away, and came back with what it ran then.
+    current = {release, *live_releases(inventory.lock)[-2:]}
+    serving = {host: before[host].port for host in app if before[host].port and before[host].release in current}
+    if serving:
+        # An edge that was away, or a deploy that was cut off: else a slot that is in use would be taken for a free one.
+        lead(edges, serving)
     for batch in filter(None, batches):
         ports, failures = try_each(batch, partial(switch, release=release, before=before))
+        _, lost = try_each(failures, partial(put_back, before=before))
         if ports := {host: port for host, port in ports.items() if port}:
             serving |= ports
-            lead(inventory, {host: serving[host] for host in app if host in serving})
+            lead(edges, {host: serving[host] for host in app if host in serving})
             for host, port in ports.items():
                 host.say(f"serves {release} on {port}")
         if failures:
-            _, lost = try_each(failures, partial(put_back, before=before))
             raise Exit(_what_failed(release, failures, lost))
 
 
@@ -77,7 +84,7 @@ def switch(host: Host, release: str, before: dict[Host, State]) -> int:
         for port in (now.port, now.standby):
             if now.slots.get(port) == release:
                 try:
-                    finish(host, f"slots/{port}", f"{check(host, port)} {wanted(release, now)} 0")
+                    finish(host, f"slots/{port}", f"{check(host, port)} {wanted(release, now)} {STANDBY_SECONDS}")
                     return port
                 except CommandFailed:
                     host.say(f"has {release} on {port}, which is not well")
@@ -103,17 +110,13 @@ def finish(host: Host, target: str, *first: str) -> None:
 def put_back(host: Host, before: dict[Host, State]) -> None:
     """Leaves a host as it was before it was to switch. Raises CommandFailed."""
     was = before[host]
-    commands = []
+    commands = [*linked(was.target, "current"), *restarts(host)] if was.target else ["rm -f current"]
     if "app" in host.roles:
         role, port = host.roles["app"], was.standby
         if was.slots[port]:
             commands += [*linked(f"../releases/{was.slots[port]}", f"slots/{port}"), role["restart"].format(port=port)]
         else:
             commands += [role["stop"].format(port=port), f"rm -f slots/{port}"]
-    if was.target:
-        commands += [*linked(was.target, "current"), *restarts(host)]
-    else:
-        commands.append("rm -f current")
     host.run(" && ".join(commands), SWITCH_SECONDS)
 
 
@@ -158,7 +161,8 @@ def check(host: Host, port: int) -> str:
 
 
 def wanted(release: str, now: State) -> str:
-    return f"{release} {shlex.quote(json.dumps(now.complaints))}"
+    """What the release is to be, and what it may complain about: what that was, not what was said of it."""
+    return f"{release} {shlex.quote(json.dumps([complaint.split(':')[0] for complaint in now.complaints]))}"
 
 
 def _what_failed(release: str, failures: dict[Host, CommandFailed], lost: dict[Host, CommandFailed]) -> str:

@@ -229,10 +229,10 @@ def test_what_cannot_start_is_no_success(app1, unit):
     assert app1.bare.run(f"systemctl is-active {unit}").strip() == "active"
     spoil = "cd /etc/instagram && cp -p env env.good && echo SHARD_SERVERS=nonsense >> env"
     try:
-        said = app1.bare.run(f"{spoil}; timeout 60 systemctl restart {unit} && echo restarted || echo failed")
+        said = app1.bare.run(f"{spoil}; timeout 60 systemctl restart {unit} && echo restarted || echo failed $?")
     finally:
         app1.bare.run(f"mv /etc/instagram/env.good /etc/instagram/env; systemctl restart {unit}")
-    assert said.endswith("failed\n")
+    assert said.endswith("failed 1\n")
 
 
 def test_secrets_are_read_by_their_owners_alone_and_told_to_nobody(app1):
