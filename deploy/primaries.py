@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from deploy.hosts import CommandFailed, Host, Inventory, try_each
 from deploy.local.layout import Failed
-from deploy.roles import STATE, ip
+from deploy.roles.place import STATE, ip
 
 FOUND = """
     if [ ! -e {data} ]; then echo nothing; elif [ -e {data}/standby.signal ]; then echo replica; else echo primary; fi

@@ -21,7 +21,8 @@ from deploy.local.layout import Failed
 from deploy.local.machine import INSTALL
 from deploy.primaries import primaries_first
 from deploy.record import live_releases, locked, log
-from deploy.roles import APP_SECRETS, SERVER_SECRETS, STATE, File, Part, Place, Service, ip, parts
+from deploy.roles import parts
+from deploy.roles.place import APP_SECRETS, SERVER_SECRETS, STATE, File, Part, Place, Service, ip
 from deploy.rotation import lead
 from deploy.shipping import build, install, ship
 from deploy.switching import linked, state

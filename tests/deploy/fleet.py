@@ -21,7 +21,7 @@ from deploy import hosts
 from deploy.hosts import Inventory
 from deploy.local import layout
 from deploy.local.machine import PATH, which
-from deploy.roles import first_slots
+from deploy.roles.edge import first_slots
 from deploy.shipping import ROOT, requirements_of
 from tests.support import eventually
 

@@ -15,7 +15,7 @@ import requests
 from deploy.hosts import INVENTORY
 from deploy.local.keys import make_certificate
 from deploy.local.layout import DEPLOY, ROOT, VENV, Stack
-from deploy.roles import APP_SECRETS, SERVER_SECRETS
+from deploy.roles.place import APP_SECRETS, SERVER_SECRETS
 from tests.deploy.bare_host import HOST, BareHost, free_port
 from tests.support import ctl, eventually
 

@@ -13,7 +13,7 @@ import pytest
 
 from deploy.hosts import INVENTORY
 from deploy.local.layout import ROOT, VENV, Stack
-from deploy.roles import APP_SECRETS, SERVER_SECRETS
+from deploy.roles.place import APP_SECRETS, SERVER_SECRETS
 from tests.deploy.bare_host import BareHost, free_port
 from tests.deploy.test_provision import toml
 from tests.support import eventually

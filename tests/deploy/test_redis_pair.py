@@ -19,7 +19,7 @@ from deploy.hosts import Host, Inventory
 from deploy.local.layout import SERVER_USER, Stack
 from deploy.provision import Steps, put
 from deploy.redis_snapshots import Bucket, fetch, take
-from deploy.roles import Part
+from deploy.roles.place import Part
 from shardmap.redis_client import Client, Unavailable, disconnect, redis_client
 from tests.deploy.test_roles import SECRETS, check, files_of, here, on_loopback, parts_of
 from tests.redis_cluster import FIRST_PORT

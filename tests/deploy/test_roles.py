@@ -21,7 +21,9 @@ from deploy.local.keys import make_certificate
 from deploy.local.layout import AS_ROOT, DEPLOY, VENV, Failed, Stack
 from deploy.local.machine import postgres_bin, which
 from deploy.local.programs import HOST_PLUGINS
-from deploy.roles import APP_SECRETS, SERVER_SECRETS, File, Part, Place, parts, plugins
+from deploy.roles import parts
+from deploy.roles.place import APP_SECRETS, SERVER_SECRETS, File, Part, Place
+from deploy.roles.watch import plugins
 from deploy.upstreams import server_lines
 from tests.support import eventually
 
