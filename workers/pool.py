@@ -6,6 +6,7 @@ that are free of it; and whatever there is of urgent work, two thirds of the pro
 """
 
 import ctypes
+import gc
 import logging
 import mmap
 import os
@@ -60,6 +61,8 @@ class Pool:
         systemd is told when all of them wait for jobs for the first time: a release whose workers cannot is not well.
         """
         all_jobs()  # loaded once, before the forks
+        gc.collect()
+        gc.freeze()  # as in deploy/gunicorn/gunicorn.conf.py
         setproctitle(f"worker pool: {len(self.places)} processes for {', '.join(self.queues)}")
         is_ready = False
         while not stop.is_set():

@@ -1,6 +1,7 @@
 """gunicorn, the app server: 2 processes of 16 threads each (one in the local stack, which has two app hosts)."""
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -52,6 +53,16 @@ loglevel = "info"
 secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def when_ready(server) -> None:
+    """Before the workers are forked: garbage collection no longer looks at what is loaded. Looking writes to it, so
+    that each worker would get a copy of its own, and costs 0.2 s of CPU (measured) in each process that ends.
+
+    (Instagram's engineers gave `gc.freeze` to Python 3.7 for this: docs.python.org/3/library/gc.html)
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def post_fork(server, worker) -> None:

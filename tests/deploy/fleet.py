@@ -35,7 +35,7 @@ CODE = ("accounts", "bench", "deploy", "feeds", "instagram", "notifications", "p
 # What systemd does elsewhere: stops a slot's gunicorn politely; starts it, and returns when it runs.
 STOP = """#!/bin/sh
 pid=$(cat $1.pid) && kill $pid || exit 0
-while kill -0 $pid; do sleep 0.02; done 2>/dev/null
+while [ -e $1.pid ] && kill -0 $pid; do sleep 0.02; done 2>/dev/null
 """
 RESTART = """#!/bin/sh
 ./stop $1
@@ -89,8 +89,8 @@ StrictModes no
 UsePAM no
 # All ten are asked at once, and it is one sshd.
 MaxStartups 100
-# The Python that the stack's virtual environment is made with.
-SetEnv PATH={path}
+# The Python that the stack's virtual environment is made with; and a home without a .bashrc, as the user `deploy` has.
+SetEnv PATH={path} HOME={root}
 Subsystem sftp internal-sftp
 """
 
