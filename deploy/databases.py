@@ -49,7 +49,7 @@ def failover(
             primary, replica = steps.roles(servers, pgbouncers)
         steps.failover(primary, replica, pgbouncers, host_is_off=host_is_off)
         if without:
-            again = f"fab failover --server {server} --to {replica.name}"
+            again = f"fab failover --server {server} --to {replica.name}{' --host-is-off' if host_is_off else ''}"
             print(f"Still lead to {primary.name}: {without}. As soon as they are back: `{again}` (docs/failover.md)")
 
 

@@ -175,12 +175,13 @@ def failover(
     led = dict(everywhere(lambda pgbouncer: (pgbouncer, pgbouncer.databases(primary)), pgbouncers))
     if not any(led.values()):
         raise Refused(f"{replica.name} is the primary already")
-    writes = None if host_is_off else primary.takes_writes()
-    if writes and not primary.is_followed():
+    writes, promoted = None if host_is_off else primary.takes_writes(), replica.takes_writes()
+    if writes and promoted and all(led.values()):
+        raise Refused(f"both take writes, and all pgbouncers lead to {primary.name}: stop the one that should not")
+    if writes and not promoted and not primary.is_followed():
         raise Refused(
             f"{primary.name} is alive, and {replica.name} does not follow it: it would lack the latest writes"
         )
-    promoted = replica.takes_writes()
     began = time.monotonic()
     try:
         everywhere(lambda pgbouncer: pgbouncer.hold(led[pgbouncer]), pgbouncers)

@@ -43,7 +43,18 @@ def masters_first(host: Host, inventory: Inventory) -> dict[str, list[str]]:
     for name, pair in inventory.redis.items():
         votes = Counter(masters.get(name) for masters in known.values())
         ordered[name] = sorted(pair, key=lambda one, votes=votes: votes[ip(hosts[one])], reverse=True)
+        first, *others = (hosts[one] for one in ordered[name])
+        if first is host and not has_run(host, name) and (known := [one for one in others if has_run(one, name)]):
+            raise Failed(
+                f"{host.name} would be the master of {name}, and is empty: {known[0].name} would copy that. First let "
+                f'the Sentinels make {known[0].name} the master (docs/failover.md, "Redis")'
+            )
     return ordered
+
+
+def has_run(host: Host, name: str) -> bool:
+    """Whether a Redis has been there. Raises CommandFailed where that cannot be asked."""
+    return as_root(host, f"test -e {STATE}/redis_{name} && echo yes || echo no").strip() == "yes"
 
 
 def for_postgres(host: Host, server: str, pair: list[Host]) -> list[Host]:

@@ -227,7 +227,9 @@ def start(steps: Steps, service: Service) -> None:
         f"systemctl is-active {unit}; systemctl show --timestamp=unix -P StateChangeTimestamp {unit}"
         f"; stat -c %Y {' '.join(file.path for file in service.files)}"
     ).split("\n")
-    if state != "active":
+    if state == "activating" and service.on_change == "tell":
+        action = ""  # a Redis that waits until the Sentinels have seen that it died
+    elif state != "active":
         action = "start"
     else:
         action = service.on_change if max(map(int, filter(None, written))) > int(since.removeprefix("@")) else ""

@@ -132,8 +132,9 @@ def postgres_url(place: Place, role: str, address: str, database: str) -> str:
 
 
 def redis_url(place: Place, name: str) -> str:
-    """Of the master of the moment, whom Sentinels know; without these, of the one that there is."""
+    """Of the master of the moment, whom Sentinels know; where it has no replica, of the one that there is."""
     password = quote(place.secrets["REDIS_PASSWORD"], safe="")
-    if sentinels := place.addresses("sentinel"):
+    if len(place.inventory.redis[name]) > 1:
+        sentinels = place.addresses("sentinel")
         return f"redis+sentinel://:{password}@{','.join(sentinels)}/{name}"
     return f"redis://:{password}@{first_redis(place, name)}/0"

@@ -127,8 +127,10 @@ def postgres(place: Place) -> Part:
     ]
     # Most settings need a reload; of those that need a restart, Postgres' log says so.
     service = Service("instagram-postgres", files, "reload", data["port"])
-    make = new_primary(data) if place.host is primary else new_replica(data, primary)
-    step = (f"data of {place.host.name}", f"test -e {data['data']}", make)
+    make, what = new_primary(data), f"data of {place.host.name}"
+    if place.host is not primary:
+        make, what = new_replica(data, primary), f"{what} (new after a failover, it needs `fab sync --server {server}`)"
+    step = (what, f"test -e {data['data']}", make)
     return Part(["postgresql-15", "pgbackrest"], [service, *map(timer, TIMERS)], others, [step])
 
 

@@ -23,7 +23,7 @@ from deploy.local.ports import HOST
 from deploy.local.programs import munin
 from shardmap.metrics import totals
 from shardmap.redis_client import redis_client
-from tests.redis_sentinel import NODES, Watched
+from tests.redis_sentinel import NODES, SENTINELS, Watched
 from tests.support import apns_requests, ctl, eventually, get, jpeg, new_username, settled
 from workers.models import OutboxJob
 from workers.status import parked
@@ -147,15 +147,18 @@ def test_a_master_that_nobody_could_replace_is_told(tmp_path):
     servers, (_, replica) = Watched(tmp_path), NODES["feeds"]
     urls = {"REDIS_SHARDMAP_URL": servers.url("shardmap"), "REDIS_FEEDS_URL": servers.url("feeds")}
 
-    def replicas() -> list[str]:
+    def told(graph: str) -> list[str]:
         plugin = [sys.executable, layout.DEPLOY / "munin/plugins/instagram_redis"]
         said = subprocess.check_output(plugin, env=os.environ | urls, text=True, timeout=60)
-        return said.partition("multigraph instagram_redis_replicas\n")[2].splitlines()
+        return said.partition(f"multigraph {graph}\n")[2].partition("multigraph")[0].splitlines()
 
     try:
-        assert replicas() == ["shardmap.value 1", "feeds.value 1"]
+        assert told("instagram_redis_replicas") == ["shardmap.value 1", "feeds.value 1"]
+        assert told("instagram_redis_sentinels") == ["shardmap.value 3", "feeds.value 3"]
         servers.kill(replica)
-        eventually(lambda: replicas() == ["shardmap.value 1", "feeds.value 0"], 20)
+        servers.kill(SENTINELS[0])
+        eventually(lambda: told("instagram_redis_replicas") == ["shardmap.value 1", "feeds.value 0"], 20)
+        assert told("instagram_redis_sentinels") == ["shardmap.value 2", "feeds.value 2"]
     finally:
         servers.stop()
 
@@ -420,7 +423,7 @@ def test_what_happens_while_pagerduty_is_away_arrives_later_and_in_order(pagerdu
 def test_what_pagerduty_will_never_take_keeps_nothing_else_from_it(pagerduty):
     key = new_username()
     code, said = pagerduty("trigger", key, "critical", "")
-    assert (code, incidents(key)) == (0, [])
+    assert (code, incidents(key)) == (1, [])
     assert "'payload.summary'" in said
     assert pagerduty("trigger", key, "critical", "better") == (0, "")
     assert incidents(key)

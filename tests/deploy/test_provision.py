@@ -175,12 +175,16 @@ def test_what_is_wrong_is_told_to_pagerduty(app1, stopped):
     ctl("restart", "pagerduty")  # the double forgets earlier runs
     stopped("memcached_1")
     eventually(lambda: "away.value 1" in munin_node(app1.munin_port, "fetch instagram_ready"), 10)
+    app1.bare.run(
+        "systemctl stop instagram-munin.timer instagram-munin.service"
+    )  # a round of its own would be in the way
     for part in ("munin-update --service=instagram_ready", "munin-limits"):
         app1.bare.run(f"runuser -u munin -- /usr/share/munin/{part} --config=/etc/instagram/munin.conf")
     assert "app1/instagram_ready/away" in incidents()
     # An operator, by hand.
     app1.bare.run("/etc/instagram/pagerduty /etc/instagram/pagerduty.settings trigger by-hand info 'a test'")
     assert "by-hand" in incidents()
+    app1.bare.run("systemctl start instagram-munin.timer")
 
 
 def test_a_changed_setting_changes_its_file_and_restarts_who_reads_it(app1):
