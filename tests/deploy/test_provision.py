@@ -192,7 +192,8 @@ def test_a_changed_setting_changes_its_file_and_restarts_who_reads_it(app1):
     before = app1.bare.run(pid)
     app1.write_inventory(RATE_LIMITS="requests=7")
     files = ["/etc/instagram/munin.env", "/etc/instagram/env"]
-    assert changes(app1.fab()) == [*files, *(f"{unit} runs" for unit in (SERVES, STANDS_BY, *BACKGROUND))]
+    # What serves comes last.
+    assert changes(app1.fab()) == [*files, *(f"{unit} runs" for unit in (STANDS_BY, *BACKGROUND, SERVES))]
     assert "RATE_LIMITS=requests=7" in app1.bare.run("cat /etc/instagram/env").splitlines()
     assert app1.bare.run(pid) != before
     assert app1.get("/healthz").status_code == 200
