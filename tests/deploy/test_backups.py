@@ -27,6 +27,8 @@ from deploy.local.layout import ROOT, Failed
 from deploy.local.ports import COPIES_AT
 from tests.support import ctl, eventually, get
 
+pytestmark = pytest.mark.slow
+
 STACK = os.environ["STACK"]
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 
@@ -98,7 +100,6 @@ def test_a_full_backup_is_due_each_week(backups, kind):
     assert kind_due(backups, NOW) == kind
 
 
-@pytest.mark.slow
 def test_fab_makes_and_lists_backups():
     made = fab("backup")
     assert made.returncode == 0, made.stderr
@@ -108,7 +109,6 @@ def test_fab_makes_and_lists_backups():
     assert [line.split()[0] for line in made.stdout.splitlines()] == ["postgres_a", "postgres_b", "map"]
 
 
-@pytest.mark.slow
 def test_a_server_that_is_away_is_named_and_the_others_are_backed_up_and_restored(stopped):
     stopped("postgres_b")
     for task, told in {
@@ -134,7 +134,6 @@ def test_what_is_in_s3_cannot_be_read_without_the_passphrase(servers, tmp_path):
         without.pgbackrest("backup")
 
 
-@pytest.mark.slow
 def test_without_s3_a_backup_ends_with_an_error_and_harms_nothing(servers, tmp_path, stopped):
     impatient = Server("a", str(with_setting(servers[0], tmp_path, "IO_TIMEOUT", "0.2")), run_here)
     before = backups_of(servers[0])
@@ -174,7 +173,6 @@ def test_munin_sees_how_old_the_last_backup_is(servers):
     assert all(0 <= hours < 0.1 for hours in seen("instagram_backup_age"))
 
 
-@pytest.mark.slow
 def test_munin_sees_that_wal_does_not_arrive(servers):
     server = servers[1]
     assert seen("instagram_archive") == [0, 0]
@@ -212,7 +210,6 @@ def test_a_time_is_in_utc_unless_it_says_otherwise():
         moment("yesterday")
 
 
-@pytest.mark.slow
 def test_without_a_time_all_is_restored_and_a_second_copy_is_refused(servers):
     try:
         done = fab("restore", "--server", "postgres_b")
