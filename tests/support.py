@@ -191,6 +191,18 @@ def settled(*people: Person) -> None:
         raise AssertionError(f"not done within 20 s, for users {ids}: {left()}") from None
 
 
+def is_back() -> bool:
+    """Whether pgbouncer lets clients through to each Postgres, and the app is ready: what /readyz says may be older."""
+    try:
+        for database in ["default", *settings.SHARD_SERVERS]:
+            with connections[database].cursor() as cursor:
+                cursor.execute("SELECT 1")
+    except DatabaseError:
+        connections.close_all()
+        return False
+    return get("/readyz").status_code == 200
+
+
 def apns_log() -> Path:
     """Where the stack's double of APNs notes each request, in a line of JSON."""
     return settings.BASE_DIR / f".local/{os.environ['STACK']}/logs/nginx_apns.access.log"

@@ -3,7 +3,7 @@
 import pytest
 from django.db.models.functions import Now
 
-from tests.support import Person, ctl, eventually, get, jobs_of, jpeg, settled
+from tests.support import Person, ctl, eventually, is_back, jobs_of, jpeg, settled
 from workers.models import OutboxJob
 
 
@@ -40,7 +40,7 @@ def test_postgres_dead_is_a_503_and_back_is_well(scene, stopped, server):
     assert refused, "at least one of them lives on the dead server"
     assert {(meta["code"], meta["error_type"]) for meta in refused} == {(503, "APIError")}
     ctl("start", server)
-    eventually(lambda: get("/readyz").status_code == 200, 30)
+    eventually(is_back, 30)
     for person in (one, follower):
         again = person.post("media", upload_id=upload_ids[person])
         eventually(lambda person=person, again=again: person.ready(again["id"]), 20)
@@ -50,7 +50,7 @@ def test_postgres_dead_is_a_503_and_back_is_well(scene, stopped, server):
 def test_a_server_that_is_killed_is_back_by_itself(scene, server):
     one, follower, media = scene
     ctl("kill", server)
-    eventually(lambda: get("/readyz").status_code == 200, 30)
+    eventually(is_back, 30)
     newer = eventually(lambda: one.call("POST", "media", form={"upload_id": one.upload(jpeg())}).json().get("data"))
     eventually(lambda: follower.feed() == [newer["id"], media["id"]], 20)
 
@@ -109,7 +109,7 @@ def test_s3_dead_is_a_503_and_what_was_published_is_processed_when_it_is_back(sc
     assert answer_of(one, "POST", "media", upload_id=upload_id)["code"] == 503
     assert follower.feed()[-1] == media["id"]
     ctl("start", "seaweedfs")
-    eventually(lambda: get("/readyz").status_code == 200, 40)
+    eventually(is_back, 40)
     eventually(lambda: one.ready(published["id"]), 40)
 
 

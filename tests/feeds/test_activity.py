@@ -133,6 +133,7 @@ def test_nothing_is_told_of_whom_the_viewer_may_not_know_of_or_of_what_the_viewe
     media = one.take()
     like(blocked, media)
     say(blocked, media, "hello")
+    settled(one, blocked)  # else these jobs may be done in any order
     blocked.follow(one)
     hidden.take(caption=f"@{one.username}")
     settled(one, blocked, hidden)

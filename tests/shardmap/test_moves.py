@@ -18,7 +18,7 @@ from shardmap import moves
 from shardmap.migrate import missing, plan
 from shardmap.models import LogicalShard, ShardMove
 from shardmap.shards import on_shard, schema_name, shard_of
-from tests.support import Person, ctl, eventually, get, photo_id, settled
+from tests.support import Person, ctl, eventually, is_back, photo_id, settled
 
 WRITES_A_SECOND, WRITERS = 50, 5
 
@@ -289,7 +289,7 @@ def test_a_move_to_a_server_that_is_lost_can_be_undone_and_made_anew_when_it_is_
         assert moves._run(admin, "SELECT slot_name FROM pg_replication_slots WHERE slot_name ~ '_sync_'") == []
     assert not ShardMove.objects.filter(shard=shard).exists()
     ctl("start", "postgres_b")
-    eventually(lambda: get("/readyz").status_code == 200, 30)
+    eventually(is_back, 30)
     assert traces(shard, "b") != []
     moves.drop_old(shard)
     owner.post(f"media/{owner.media['id']}/comments", text="meanwhile")
