@@ -10,13 +10,13 @@ from deploy import hosts
 from deploy.hosts import Host, each
 from deploy.upstreams import server_lines
 
-# A firewall may know one of two ports only.
+# A firewall may know one of two ports only. What is `.pending`, nginx has perhaps not read: its reload failed.
 LEAD = """
-printf %s {text} | cmp -s - {file} && exit
+[ ! -e {file}.pending ] && printf %s {text} | cmp -s - {file} && exit
 for server in {servers}; do
     timeout 3 bash -c ": <> /dev/tcp/$server" || {{ echo "$server cannot be reached from here" >&2; exit 1; }}
 done
-printf %s {text} > {file}.new && mv {file}.new {file} || exit 1
+touch {file}.pending && printf %s {text} > {file}.new && mv {file}.new {file} || exit 1
 """
 # Reloads nginx, and returns when none of the old workers takes requests any more: those that are busy finish them.
 RELOAD = r"""
@@ -64,6 +64,7 @@ def lead(edges: Iterable[Host], serving: Mapping[Host, int]) -> None:
             file=shlex.quote(role["app_servers"]),
             servers=" ".join(f"{host.address}/{port}" for host, port in serving.items()),
         )
-        edge.run(command + RELOAD.format(master=role["master"], reload=role["reload"]))
+        reload = RELOAD.format(master=role["master"], reload=role["reload"])
+        edge.run(f"{command}{reload}rm {shlex.quote(role['app_servers'])}.pending")
 
     each(edges, tell)

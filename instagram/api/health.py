@@ -86,8 +86,8 @@ def _can_serve(results: dict[str, str]) -> bool:
 def _known() -> Round:
     """The last round of checks, or a new one when that is longer ago than a second.
 
-    While somebody waits for a new one, and perhaps for a server that hangs, others get the last, if that is some
-    seconds old: they hold no thread.
+    While somebody waits for a new one, and perhaps for a server that hangs, others get the last, if that is no
+    older than some seconds: they hold no thread.
     """
     global _last
     if _asking.acquire(blocking=time.monotonic() > _last.ended + REMEMBERED_SECONDS + SECONDS):
