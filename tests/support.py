@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import requests
 from django.conf import settings
 from django.db import DatabaseError, connections
+from django.forms import model_to_dict
 from django.utils import timezone
 from PIL import Image
 
@@ -155,8 +157,14 @@ def photo_id(media_id: str) -> int:
 
 
 def outbox() -> list[OutboxJob]:
-    """All jobs that are still to be done, of all databases."""
-    return [row for database in ["default", *settings.SHARD_SERVERS] for row in OutboxJob.objects.using(database).all()]
+    """All jobs that are still to be done, of all databases.
+
+    A job that is done between two looks may have left another one in a database that was looked at before. So each is
+    looked at twice, the second time the other way round.
+    """
+    databases = ["default", *settings.SHARD_SERVERS]
+    rows = [row for database in [*databases, *reversed(databases)] for row in OutboxJob.objects.using(database).all()]
+    return list({(row._state.db, row.id): row for row in rows}.values())
 
 
 def jobs_of(*user_ids: int) -> list[OutboxJob]:
@@ -180,7 +188,7 @@ def settled(*people: Person) -> None:
 
     def left() -> str:
         try:
-            return ", ".join(f"{job.job} {job.args} (attempt {job.attempts})" for job in jobs_of(*ids))
+            return "\n".join(str(model_to_dict(job)) for job in jobs_of(*ids))
         except DatabaseError as error:  # our connection's server was killed by the test
             connections.close_all()
             return str(error)
@@ -188,7 +196,19 @@ def settled(*people: Person) -> None:
     try:
         eventually(lambda: not left(), 20)
     except AssertionError:
-        raise AssertionError(f"not done within 20 s, for users {ids}: {left()}") from None
+        at_work = "\n".join(title for title in titles() if title.startswith("worker "))
+        raise AssertionError(
+            f"not done within 20 s, for users {ids}, at {timezone.now()}:\n{left()}\nAll stacks' processes:\n{at_work}"
+        ) from None
+
+
+def titles() -> list[str]:
+    """What the machine's processes call themselves."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(file.read_text().rstrip("\0 "))
+    return found
 
 
 def is_back() -> bool:

@@ -5,11 +5,13 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import gearman
 from django.conf import settings
 from gearman.connection import GearmanConnection
+from gearman.worker_handler import GearmanWorkerCommandHandler
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,37 @@ class Client(gearman.GearmanClient):
     connection_class = Connection
 
 
+class _Handler(GearmanWorkerCommandHandler):
+    """One gearmand's connection to a worker, which takes from all of them but does one job at a time.
+
+    gearmand calls a connection that sleeps (NOOP), and not again before that has asked for a job (GRAB_JOB). pygearman
+    goes back to sleep without asking if another connection has a job, or has asked for one: should another worker be
+    quicker then, that gearmand would never call this one again. So each call is followed, now or later.
+    """
+
+    def recv_noop(self) -> bool:
+        if self._acquire_job_lock():
+            self._grab_job()
+        elif not self._check_job_lock():
+            self.connection_manager.called_by.append(self)
+        return True
+
+
 class Worker(gearman.GearmanWorker):
     connection_class = Connection
+    command_handler_class = _Handler
+
+    def __init__(self, hosts: list[str]) -> None:
+        super().__init__(hosts)
+        self.called_by: deque[_Handler] = deque()  # while busy with another one's job
+
+    def set_job_lock(self, command_handler: _Handler, lock: bool) -> bool:
+        is_set = super().set_job_lock(command_handler, lock)
+        while self.called_by and not self.has_job_lock():
+            handler = self.called_by.popleft()
+            if handler in self.handler_to_connection_map:  # it has not died since
+                handler.recv_noop()
+        return is_set
 
 
 class Unavailable(Exception):

@@ -42,6 +42,20 @@ def test_a_process_is_replaced_after_so_many_jobs_and_none_is_lost(run):
     assert [processes.count(pid) for pid in dict.fromkeys(processes)] == [10, 10, 10, 5]
 
 
+def test_a_process_hears_of_both_gearmands_also_after_both_have_called_it_at_once(run, stopped):
+    stopped("relay")  # which would bring again, seconds later, what a gearmand calls nobody for
+    run.pool("--processes", "2")
+    for number in range(0, 300, 3):  # each to one gearmand or the other
+        run.enqueue("note", range(number, number + 3))
+        eventually(lambda: not run.rows().exists())
+    run.enqueue("note", range(300, 301), seconds=6)
+    eventually(lambda: 300 in run.begun())
+    for number in range(301, 321):
+        run.enqueue("note", range(number, number + 1))
+    eventually(lambda: len(run.done()) == 320, 4, "all are done by the process that is free")
+    assert 300 not in run.done()
+
+
 def test_a_process_is_replaced_when_it_has_grown(run):
     run.pool("--processes", "1", "--max-mb", "300")
     run.enqueue("note", range(5))
