@@ -20,7 +20,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "instagram.settings")
 django.setup()
 
 from deploy.local.layout import Stack  # noqa: E402
-from shardmap import redis_client  # noqa: E402  (needs the settings)
+from shardmap import cache, redis_client  # noqa: E402  (needs the settings)
 from tests.support import Person, ctl, eventually  # noqa: E402
 
 
@@ -30,6 +30,8 @@ def fresh_connections():
     yield
     connections.close_all()
     redis_client.disconnect()
+    for server in settings.MEMCACHED:
+        cache._client(server).close()
     for url in (settings.REDIS_SHARDMAP_URL, settings.REDIS_FEEDS_URL):
         redis_client.redis_client(url).connection_pool.disconnect()
 

@@ -228,6 +228,17 @@ def apns_log() -> Path:
     return settings.BASE_DIR / f".local/{os.environ['STACK']}/logs/nginx_apns.access.log"
 
 
+OURS = "feed0000"  # how the tokens begin by which APNs' double is asked whether it has come so far
+
+
 def apns_requests(token: str = "") -> list[dict]:
-    """All that APNs was asked; or what it was for one device."""
-    return [json.loads(line) for line in apns_log().read_text().splitlines() if token in line]
+    """All that APNs was asked; or what it was for one device.
+
+    The double notes a request once it has answered it, one after the other. So one of ours, which it is asked last and
+    which is left out, shows that it has noted all.
+    """
+    last = f"{OURS}{secrets.token_hex(28)}"
+    url = f"{settings.APNS_URLS['production']}/3/device/{last}"
+    assert requests.get(url, verify=settings.APNS_CA_FILE, timeout=5).status_code == 200
+    lines = eventually(lambda: last in (text := apns_log().read_text()) and text.splitlines())
+    return [json.loads(line) for line in lines if token in line and f"/device/{OURS}" not in line]
