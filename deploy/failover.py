@@ -193,7 +193,7 @@ def failover(
             fence(primary, at_once=not writes)
             say(f"{primary.name} is stopped, and would only read if it were started")
         if not promoted:
-            promote(replica, end_of_wal(primary) if writes else None)
+            promote(replica, None if host_is_off else end_of_wal(primary, must_be_known=bool(writes)))
         say(f"{replica.name} is promoted")
         everywhere(lambda pgbouncer: pgbouncer.lead(replica, primary, led[pgbouncer]), pgbouncers)
     except BaseException:
@@ -244,16 +244,21 @@ def fence(primary: Server, at_once: bool = False) -> None:
         raise
 
 
-def end_of_wal(stopped: Server) -> str:
-    """Where a server that was shut down in order wrote its last. Raises Refused if it was not."""
+def end_of_wal(stopped: Server, *, must_be_known: bool) -> str | None:
+    """Where a server that was shut down in order wrote its last: now, or by a failover that was interrupted.
+
+    None, or Refused, if it has died instead.
+    """
     control = stopped.run(f"pg_controldata {stopped.data}")
-    if not re.search(r"^Database cluster state: +shut down$", control, re.MULTILINE):
+    if re.search(r"^Database cluster state: +shut down$", control, re.MULTILINE):
+        return re.search(r"^Latest checkpoint location: +(\S+)$", control, re.MULTILINE)[1]
+    if must_be_known:
         raise Refused(f"{stopped.name} has died when it was to stop: nobody knows whether its replica has all; again?")
-    return re.search(r"^Latest checkpoint location: +(\S+)$", control, re.MULTILINE)[1]
+    return None
 
 
 def promote(replica: Server, end: str | None) -> None:
-    """Lets a replica replay all that it has got, and take writes; from a server that was alive, up to this end."""
+    """Lets a replica replay all that it has got, and take writes; from one that was shut down, up to this end."""
     if end:
         has_all = f"NOT pg_is_in_recovery() OR pg_last_wal_replay_lsn() > '{end}'"
         wait_until(lambda: replica.sql(f"SELECT {has_all}") == "t", f"{replica.name} has replayed all")

@@ -22,6 +22,7 @@ from accounts.models import Edge
 from accounts.visibility import Sight, sight_of
 from feeds.models import Activity, Kind
 from photos import comments, likes
+from photos.cached import MEDIA
 from photos.mentions import mentioned_in
 from photos.services import caption_of
 from photos.visible import seen
@@ -126,6 +127,8 @@ def said(user_id: int, owner_id: int, photo_id: int, comment_id: int, text: str)
 
     def write(said: str | None) -> None:
         now = concerned(said)
+        if now and not comment_id:  # as in notifications.tell.published
+            cache.refresh_surely(MEDIA, photo_id)
         for recipient_id, kind in (concerned(text) | now).items():
             what = {"actor_id": user_id, "photo_id": photo_id, "owner_id": owner_id, "comment_id": comment_id}
             _set(recipient_id, recipient_id in now, kind=kind, **what)

@@ -25,6 +25,7 @@ from notifications.push import devices_of, remove, settings_of, wishes_about
 from notifications.pyapns import client
 from notifications.pyapns.apns import DEAD, UNDELIVERED
 from notifications.texts import text
+from photos.cached import MEDIA
 from photos.likes import likes_of
 from photos.networks import NETWORKS
 from photos.schemas import media_id, media_preview
@@ -95,6 +96,8 @@ def link_broken(user_id: int, service: str) -> None:
 def published(owner_id: int, photo_id: int) -> None:
     """Writes the jobs that tell the followers of a photo, if it is its owner's first."""
     if is_first(owner_id, photo_id):
+        # Those jobs must not take what was cached before it was ready for the truth: nobody would be told, ever.
+        cache.refresh_surely(MEDIA, photo_id)
         what = {"owner_id": owner_id, "photo_id": photo_id}
         ranges = graph.follower_chunks(owner_id, CHUNK)
         with shard_transaction(owner_id):

@@ -21,7 +21,7 @@ django.setup()
 
 from deploy.local.layout import Stack  # noqa: E402
 from shardmap import cache, redis_client  # noqa: E402  (needs the settings)
-from tests.support import Person, ctl, eventually  # noqa: E402
+from tests.support import Person, ctl, eventually, is_back  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,9 @@ def fresh_connections():
     redis_client.disconnect()
     for server in settings.MEMCACHED:
         cache._client(server).close()
+    cache._down_until.clear()
+    for server in redis_client._servers.values():  # nor does it leave one alone that was silent a moment ago
+        server.answered()
     for url in (settings.REDIS_SHARDMAP_URL, settings.REDIS_FEEDS_URL):
         redis_client.redis_client(url).connection_pool.disconnect()
 
@@ -62,7 +65,7 @@ def stopped():
     yield stop
     if names:
         ctl("start", *names)
-        eventually(all_is_well, 30, "the site is well again")
+        eventually(lambda: is_back() and all_is_well(), 30, "the site is well again")
 
 
 def all_is_well() -> bool:

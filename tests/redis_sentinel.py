@@ -66,14 +66,16 @@ class Watched:
 
     def is_watched(self) -> bool:
         views = [self.ask(port, "SENTINEL", "MASTER", name) for port in SENTINELS for name in NODES]
-        return all(int(view["num-other-sentinels"]) == 2 and int(view["num-slaves"]) == 1 for view in views)
+        return all(view and int(view["num-other-sentinels"]) == 2 and int(view["num-slaves"]) == 1 for view in views)
 
     def role(self, port: int) -> str | None:
         return (self.ask(port, "ROLE") or [None])[0]
 
     def has_all(self, replica: int, master: int) -> bool:
         """Whether the replica has what was written to the master."""
-        state = self.ask(master, "INFO", "replication")
+        state = self.ask(master, "INFO", "replication") or {}
+        if "slave0" not in state:  # not connected yet, or no more
+            return False
         return state["slave0"]["port"] == replica and state["slave0"]["offset"] == state["master_repl_offset"]
 
     def signal(self, port: int, number: int) -> None:

@@ -373,6 +373,7 @@ def oauth(me: Somebody) -> None:
 def main() -> None:
     me, friend, private = (Somebody(WORLD[name]) for name in ("me", "friend", "private"))
     nobody = InstagramAPI(client_id=WORLD["app"]["id"])
+    oauth(me)  # first: the code expires in a minute
     users(me, friend, nobody)
     relationships(me, friend, private)
     photos(me, friend, nobody)
@@ -381,7 +382,6 @@ def main() -> None:
         tags_and_places(api)
     errors(me)
     signed_requests(me, friend)
-    oauth(me)
     real_time(friend)
     assert not METHODS - called, f"never called: {sorted(METHODS - called)}"
 

@@ -36,7 +36,7 @@ NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
 def drilled() -> str:
     """What a drill said, which all went well. It leaves backups behind."""
     drill = [sys.executable, ROOT / "deploy/drill.py", STACK]
-    done = subprocess.run(drill, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(drill, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -283,6 +283,23 @@ def test_a_dead_pgbouncer_is_named_and_left_out_and_led_on_when_it_is_back(stack
         assert stacks_own.is_followed(), "the replica was left alone"
 
 
+def test_a_failover_that_was_interrupted_still_waits_for_the_last_of_the_wal(
+    stacks_own, replica, pgbouncer, monkeypatch
+):
+    replica.sql("SELECT pg_wal_replay_pause()")
+    eventually(lambda: replica.sql("SELECT pg_get_wal_replay_pause_state()") == "paused")
+    with pytest.raises(Refused, match="No route to host"):  # after the primary was shut down
+        failover.failover(stacks_own, replace(replica, shell=no_answer), [pgbouncer])
+    with monkeypatch.context() as patch:
+        patch.setattr(failover, "PATIENCE", 1)
+        with pytest.raises(Refused, match="has replayed all"):
+            failover.failover(stacks_own, replica, [pgbouncer])
+    replica.sql("SELECT pg_wal_replay_resume()")
+    failover.failover(stacks_own, replica, [pgbouncer])
+    failover.rejoin(replica, stacks_own)
+    failover.failover(replica, stacks_own, [pgbouncer])
+
+
 def test_the_inventory_says_all_that_a_failover_must_know():
     inventory = hosts.load(Context(Config()))
     for name in inventory.postgres:

@@ -102,9 +102,13 @@ def test_values_are_those_of_the_servers(person):
     assert fetch("instagram_ready")["instagram_ready"] == {"away": "0"}
     photographer = person()
     entries = float(fetch("instagram_redis")["instagram_map"]["entries"])
-    photographer.take()
+
+    def has_more() -> bool:  # the jobs of accounts that other tests have deleted may take away some, too
+        photographer.take()
+        return float(fetch("instagram_redis")["instagram_map"]["entries"]) > entries
+
+    eventually(has_more, 30)
     redis = fetch("instagram_redis")
-    assert float(redis["instagram_map"]["entries"]) > entries
     assert float(redis["instagram_map_entry"]["bytes"]) > 5
     assert 0 < float(redis["instagram_redis_memory"]["shardmap"]) < 100
 
@@ -350,16 +354,22 @@ def test_the_pages_have_our_graphs(master):
     assert "text/css" in get("/munin/static/style-new.css").headers["Content-Type"]
 
 
+def away() -> list[int]:
+    """How many servers each app server cannot reach; the one that a plugin asks may say what was a second ago."""
+    answers = [requests.get(f"http://{address}/readyz", timeout=20).text for address in STACK.addresses("gunicorn")]
+    return [sum(not line.endswith(": ok") for line in answer.splitlines()) for answer in answers]
+
+
 def test_what_is_wrong_is_an_incident_until_it_is_well_again(master, stopped):
     earlier = len(incidents(AWAY))
     stopped("memcached_2")
-    eventually(lambda: fetch("instagram_ready")["instagram_ready"] == {"away": "1"}, 20)
+    eventually(lambda: away() == [1, 1], 20)
     look("instagram_ready")
     (incident,) = incidents(AWAY)[earlier:]
     assert (incident["status"], incident["payload"]["severity"]) == ("triggered", "critical")
     assert incident["payload"]["summary"].startswith(f"{STACK.name}: Servers that the app cannot reach: away is 1")
     ctl("start", "memcached_2")
-    eventually(lambda: fetch("instagram_ready")["instagram_ready"] == {"away": "0"}, 20)
+    eventually(lambda: away() == [0, 0], 20)
     look("instagram_ready")
     (incident,) = incidents(AWAY)[earlier:]
     assert incident["status"] == "resolved"

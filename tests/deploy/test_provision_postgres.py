@@ -184,7 +184,7 @@ def test_a_failover_and_the_way_back_of_the_old_primary(pair):
     pair.write_inventory()
     pair.through_pgbouncer("INSERT INTO one VALUES (1)")
     assert "db1 follows db2" in succeeded(pair.fab("rejoin", "--server", pair.server))
-    assert pair.followers("db2") == [("replica", "sync")]
+    eventually(lambda: pair.followers("db2") == [("replica", "sync")])  # Postgres reads its configuration in a moment
 
 
 def test_a_backup_names_who_is_away(pair):

@@ -122,7 +122,9 @@ class Hosts:
 
     def has_all(self, replica: str, master: str) -> bool:
         """Whether the replica has what was written to the master."""
-        state = self.ask(master, MAP, "INFO", "replication")
+        state = self.ask(master, MAP, "INFO", "replication") or {}
+        if "slave0" not in state:  # not connected yet, or no more
+            return False
         return state["slave0"]["ip"] == self.hosts[replica].address and (
             state["slave0"]["state"],
             state["slave0"]["offset"],
@@ -169,7 +171,7 @@ def fleet() -> Iterator[Hosts]:
 
 def is_watched(fleet: Hosts, sentinel: str) -> bool:
     views = [fleet.ask(sentinel, SENTINEL, "SENTINEL", "MASTER", name) for name in ("shardmap", "feeds")]
-    return all(int(view["num-other-sentinels"]) == 2 and int(view["num-slaves"]) == 1 for view in views)
+    return all(view and int(view["num-other-sentinels"]) == 2 and int(view["num-slaves"]) == 1 for view in views)
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ def test_a_wrong_signature_is_a_403(signing, token, change):
     params = {"access_token": token, "count": "3"}
     secret, endpoint, sent = signing.secret, "/users/self/media/recent", dict(params)
     if change == "secret":
-        secret = "x" + secret[1:]
+        secret = "-" + secret[1:]  # which no secret has
     if change == "endpoint":
         endpoint = "/v1/users/self/media/recent"
     if change == "value":

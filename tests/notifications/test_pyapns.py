@@ -22,9 +22,10 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from jwcrypto import jwk, jwt
 
+from deploy.local.cli import supervisor_of
 from notifications.pyapns import apns, authorization, client
 from notifications.pyapns.authorization import Authorization, Credentials
-from tests.support import apns_log, apns_requests, ctl, eventually
+from tests.support import apns_log, apns_requests, eventually
 
 HELLO = {"aps": {"alert": {"body": "Hello!"}}}
 KEY = {"key": Path(settings.APNS_KEY_FILE).read_text(), "key_id": "ABCDEFGHIJ", "team_id": "TEAM000001"}
@@ -79,6 +80,11 @@ class Tunnel:
         while data := from_.recv(65536):
             if is_open.is_set():
                 to.sendall(data)
+
+
+def kill_service() -> None:
+    """As `ctl` does it, but at once: until that has started, a fast machine has delivered thousands."""
+    supervisor_of(os.environ["STACK"]).rpc.signalProcessGroup("pyapns", "KILL")
 
 
 def token(beginning: str = "") -> str:
@@ -228,7 +234,7 @@ def test_an_apple_that_does_not_answer_is_waited_for_no_longer_than_provisioned(
 
 
 def test_a_connection_on_which_nothing_comes_any_more_is_left_for_a_new_one(monkeypatch):
-    monkeypatch.setattr(apns, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(apns, "ANSWER_SECONDS", 3)
     monkeypatch.setattr(apns, "SILENT_SECONDS", 0.5)
     apple = urlsplit(settings.APNS_URLS["sandbox"])
     credentials = Credentials(**KEY, topic="com.example.test")
@@ -254,8 +260,8 @@ def test_a_connection_on_which_nothing_comes_any_more_is_left_for_a_new_one(monk
 
 def test_all_get_through_to_an_apple_that_fails_half_of_the_time(service):
     app_id = f"app{secrets.token_hex(4)}"
-    service.provision(app_id, KEY, "sandbox", 30)
-    phones = [token("dead0050") for _ in range(50)]
+    service.provision(app_id, KEY, "sandbox", 60)  # 15 tries: in 30 s there are 10, and one phone in 1000 gets none
+    phones = [token("dead0050") for _ in range(20)]
     assert service.notify(app_id, phones, HELLO) == []
     tries = [apns_requests(phone) for phone in phones]
     assert all([one["status"] for one in got].count(200) == 1 for got in tries)
@@ -361,7 +367,7 @@ def test_a_connection_cut_in_the_middle_of_ten_thousand_loses_none(service):
     before = apns_log().stat().st_size
     with ThreadPoolExecutor(4) as callers:
         done = [callers.submit(client.notify, app_id, batch, [HELLO] * len(batch)) for batch in batches]
-        eventually(lambda: apns_log().stat().st_size - before > 1_000_000, 20, "some are delivered")
+        eventually(lambda: apns_log().stat().st_size - before > 100_000, 20, "some are delivered")
         # Not -9: what has been answered shall be in the log.
         os.kill(int(apns_log().parents[1].joinpath("data/nginx_apns/nginx.pid").read_text()), signal.SIGTERM)
         assert not all(one.done() for one in done), "most are still to come"
@@ -383,7 +389,7 @@ def test_a_killed_service_loses_nothing_of_what_its_callers_repeat():
 
     def deliver(at: int) -> int:
         """How often the caller was told to try again."""
-        for tries in range(100):
+        for tries in range(400):
             try:
                 client.notify("sandbox", phones[at : at + 500], contents[at : at + 500])
                 return tries
@@ -395,7 +401,7 @@ def test_a_killed_service_loses_nothing_of_what_its_callers_repeat():
     with ThreadPoolExecutor(4) as callers:
         done = [callers.submit(deliver, at) for at in range(0, len(phones), 500)]
         eventually(lambda: apns_log().stat().st_size - before > 100_000, 20, "some are delivered")
-        ctl("kill", "pyapns")
+        kill_service()
         is_killed.set()
         assert max(one.result() for one in done) > 0
     wanted = {f"/3/device/{phone}" for phone in phones}

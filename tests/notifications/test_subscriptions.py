@@ -215,7 +215,7 @@ def test_a_callback_that_does_not_answer_in_time(developer):
     developer.open.clear()
     developer.answer = lambda handler, asked: developer.open.wait(10)
     try:
-        assert "timed out" in no_challenge(developer, 7)
+        assert "timed out" in no_challenge(developer, 9)
     finally:
         developer.open.set()
 
@@ -243,7 +243,7 @@ def test_a_callback_that_answers_a_byte_at_a_time(developer, begin):
     over.clear()
     developer.answer = drip
     try:
-        assert "timed out" in no_challenge(developer, 7)
+        assert "timed out" in no_challenge(developer, 9)
     finally:
         over.set()
 

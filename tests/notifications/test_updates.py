@@ -44,8 +44,11 @@ def take(one: Person, **params) -> str:
 
 
 def told(developer: Developer, subscription: dict, *media: str) -> None:
-    """Waits until a subscription was told of these media; there must be no others, and none twice."""
-    eventually(lambda: set(media) <= set(developer.told_of(subscription)), 15, f"{subscription} is told of {media}")
+    """Waits until a subscription was told of these media; there must be no others, and none twice.
+
+    After an answer that took its time, 4 s perhaps (Handler), a callback rests for ten times as long.
+    """
+    eventually(lambda: set(media) <= set(developer.told_of(subscription)), 60, f"{subscription} is told of {media}")
     assert sorted(developer.told_of(subscription)) == sorted(media)
 
 
@@ -188,7 +191,7 @@ def test_a_callback_gets_one_request_at_a_time(developer):
     media = [one.publish()["id"] for _ in range(2)]
     eventually(lambda: Update.objects.filter(subscription_id=subscription["id"]).count() == 2, what="both are noted")
     eventually(lambda: developer.arrived, what="a request is there")
-    assert len(developer.arrived) == 1
+    assert len(developer.arrived) <= len(developer.accepted) + 1  # none is, unless all that took more than 4 s
     developer.open.set()
     told(developer, subscription, *media)
 
@@ -315,10 +318,11 @@ def test_a_worker_that_is_killed_at_a_request_loses_nothing(developer):
     one = Person()
     developer.allowed_by(one)
     subscription = developer.subscribe("user")
-    developer.open.clear()
-    media = take(one)
+    with held(developer):
+        media = take(one)
+        developer.open.clear()
     eventually(lambda: developer.arrived, what="the request is there")
-    ctl("kill", "worker")
+    ctl("kill", "worker")  # before the request is accepted, after 4 s
     developer.open.set()
     callback = Callback.objects.get(url=developer.url())
     job = OutboxJob.objects.filter(job="notifications.deliver", args__callback_id=callback.id)

@@ -6,9 +6,11 @@ from django.conf import settings
 
 from photos import services, storage
 from photos.models import Status
+from photos.visible import seen
 from shardmap import photo_map
 from tests.photos.seen import exists, pixels, row_of
 from tests.support import jobs_of, photo_id
+from workers.registry import all_jobs
 from workers.worker import JobTimeout
 
 STEPS_OF_PROCESS = ["read_upload", "put_renditions", "_leave_processing", "delete_upload", "forget_surely"]
@@ -40,6 +42,27 @@ def test_a_crash_at_any_step_of_processing_is_made_good_by_the_next_try(person, 
     assert [row.job for row in jobs_of(one.id)].count("feeds.fan_out") == 1
     assert not exists(settings.S3_UPLOADS_BUCKET, f"{one.id}/{upload_id}")
     assert pixels(one.get(f"media/{media['id']}")["images"]["thumbnail"]["url"]).size == (150, 150)
+
+
+@pytest.mark.parametrize("name", ["feeds.said", "notifications.published"])
+def test_who_is_told_of_a_photo_sees_it_also_after_a_crash_before_the_cache_knows(
+    person, monkeypatch, no_workers, name
+):
+    one, fan = person(), person()
+    media = one.publish(caption=f"for @{fan.username}")
+    assert one.get(f"media/{media['id']}")["status"] == "processing"  # which is cached now
+
+    def crash(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.cache, "forget_surely", crash)
+        with pytest.raises(KeyboardInterrupt):
+            services.process(one.id, photo_id(media["id"]))
+    (args,) = [row.args for row in jobs_of(one.id) if row.job == name]
+    assert seen(fan.id, [(photo_id(media["id"]), one.id)]) == []
+    all_jobs()[name](**args)
+    assert len(seen(fan.id, [(photo_id(media["id"]), one.id)])) == 1
 
 
 def test_a_photo_that_was_deleted_while_it_was_processed_leaves_nothing(person, monkeypatch, no_workers):

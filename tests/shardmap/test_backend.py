@@ -14,12 +14,12 @@ def a_connection() -> base.DatabaseWrapper:
 
 
 def test_a_database_that_falls_silent_is_an_error_and_not_a_hang(monkeypatch):
-    monkeypatch.setattr(settings, "DATABASE_ANSWER_SECONDS", 1)
     connection = a_connection()
     with frozen_proxy(connection.settings_dict) as freeze:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
             freeze.set()
+            monkeypatch.setattr(settings, "DATABASE_ANSWER_SECONDS", 1)
             with pytest.raises(OperationalError, match="no answer"):
                 cursor.execute("SELECT 1")
         assert not connection.is_usable()

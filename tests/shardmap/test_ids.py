@@ -9,7 +9,7 @@ from photos.models import Photo
 from shardmap.ids import EPOCH_MS, first_id_at, shard_of_id, time_of_id
 from shardmap.shards import OutsideShard, database_of, on_logical_shard, on_shard, schema_name
 
-SESSIONS, ROWS = 2, 100_000
+SESSIONS, ROWS, BATCH = 2, 100_000, 5_000
 
 
 def next_ids(shard: int, count: int) -> list[int]:
@@ -28,12 +28,12 @@ def test_two_sessions_insert_100_000_photos_each_at_once_and_no_id_comes_twice()
         try:
             start.wait(10)
             with on_logical_shard(shard), connections[database_of(shard)].cursor() as cursor:
-                for batch in range(0, ROWS, 20_000):  # the role's statement_timeout is 5 s
+                for batch in range(0, ROWS, BATCH):  # the role's statement_timeout is 5 s
                     cursor.execute(
                         """INSERT INTO "logical"."photos_photo"
                            (owner_id, upload_id, status, decodes, message, caption, filter)
                            SELECT %s, %s || n, 'processing', 0, '', '', '' FROM generate_series(%s::int, %s::int) n""",
-                        [owner, f"ids{session}-", batch, batch + 20_000 - 1],
+                        [owner, f"ids{session}-", batch, batch + BATCH - 1],
                     )
         except Exception as error:
             errors.append(error)
@@ -52,7 +52,8 @@ def test_two_sessions_insert_100_000_photos_each_at_once_and_no_id_comes_twice()
         # The primary key would have refused a repeated ID; so all rows being there is the proof.
         assert inserted.count() == SESSIONS * ROWS
         assert {shard_of_id(photo_id) for photo_id in inserted.values_list("id", flat=True)} == {shard}
-        cursor.execute("""DELETE FROM "logical"."photos_photo" WHERE upload_id LIKE 'ids%%'""", [])
+        for begin in [f"ids{session}-{digit}" for session in range(SESSIONS) for digit in range(10)]:
+            cursor.execute("""DELETE FROM "logical"."photos_photo" WHERE upload_id LIKE %s""", [f"{begin}%"])
 
 
 def test_an_id_tells_its_shard_and_when_it_was_made():

@@ -22,6 +22,7 @@ from deploy.local.layout import POSTGRES_USER
 from deploy.local.machine import postgres_bin
 from shardmap.ids import SKIP_MS, milliseconds_of_id, shard_of_id, time_of_id
 from tests.support import eventually
+from tests.workers.pool import lives
 
 AS_POSTGRES = {"user": POSTGRES_USER, "group": POSTGRES_USER, "extra_groups": []} if POSTGRES_USER else {}
 SHARD, SCHEMA = 42, "shard0042"
@@ -59,8 +60,12 @@ class Server:
 
     def stop(self, how: signal.Signals) -> None:
         if self.process:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+            pids = children.read_text().split() if children.exists() else []
             self.process.send_signal(how)
             self.process.wait(30)
+            # Those of one that was killed end a moment later; until then, no other starts with the same data.
+            eventually(lambda: not any(lives(int(pid)) for pid in pids), 30, "its processes have ended")
 
     def connect(self):
         connection = psycopg2.connect(host=str(self.socket), user="postgres", dbname="postgres", connect_timeout=5)
@@ -201,6 +206,7 @@ def test_neither_a_cancelled_statement_nor_an_open_transaction_keeps_the_lock(se
         waiting.execute("SET statement_timeout = '300ms'")
         with pytest.raises(psycopg2.errors.QueryCanceled):  # somewhere in the function
             waiting.execute(f"SELECT count({SCHEMA}.next_id()) FROM generate_series(1, 10000000)")
+        waiting.execute("RESET statement_timeout")
         holding.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
         assert holding.fetchone() == (0,)
         holding.execute(f"BEGIN; SELECT {SCHEMA}.next_id()")

@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
@@ -65,12 +67,20 @@ def test_an_interrupted_migration_goes_on_where_it_stopped(spare_shard):
     assert tables(spare_shard) == tables(0)
 
 
-def test_ctrl_c_stops_after_the_shards_under_way_and_the_next_run_does_the_rest(spare_shards):
+def test_ctrl_c_stops_after_the_shards_under_way_and_the_next_run_does_the_rest(spare_shards, monkeypatch):
     steps = migrate.plan()[:2]
+    migrate_shard, interrupted = migrate.migrate_shard, threading.Event()
+
+    def under_way_at_the_interrupt(shard: int, *args) -> None:
+        if shard != spare_shards[0]:
+            assert interrupted.wait(30)
+        migrate_shard(shard, *args)
 
     def interrupt(done: int) -> None:
+        interrupted.set()
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(migrate, "migrate_shard", under_way_at_the_interrupt)
     with pytest.raises(KeyboardInterrupt):
         migrate.migrate_shards(dict.fromkeys(spare_shards, steps), interrupt)
     rest = migrate.missing(steps)

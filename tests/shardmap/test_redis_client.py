@@ -41,6 +41,7 @@ def test_one_thread_finds_out_whether_a_silent_redis_is_back_while_the_others_go
 
 
 def test_who_is_turned_away_from_a_silent_redis_does_not_put_off_the_next_try(monkeypatch):
+    monkeypatch.setattr(redis_client, "SECONDS_DOWN", 60)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         client = redis_client.redis_client(f"redis://{address}/0")

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from shardmap import cache, copies, moves, replicas
 from shardmap.models import LogicalShard
 from shardmap.redis_client import redis_client
 from shardmap.shards import on_shard, placement, shard_of, shard_transaction
-from tests.support import Person, ctl, eventually, get, settled
+from tests.support import Person, ctl, eventually, is_back, settled
 
 NOBODY = {"client_id": "phone"}  # who has never written anything
 
@@ -86,7 +87,8 @@ class Replica:
         """To the server and all of its processes."""
         pid = self.process.pid
         for one in [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]:
-            os.kill(one, number)
+            with suppress(ProcessLookupError):  # one ended just now: its client left, or its parent is dead
+                os.kill(one, number)
 
     def has_all(self) -> bool:
         with connections["a"].cursor() as cursor:
@@ -183,7 +185,7 @@ def test_a_replica_that_falls_behind_is_asked_no_more_until_it_has_caught_up(sta
 
 
 def test_a_writer_goes_to_the_replica_again_when_all_writes_must_be_there(star, paused, monkeypatch):
-    monkeypatch.setattr(replicas, "QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(replicas, "QUIET_SECONDS", 1)
     fan = Person()
     follow(fan, star)
 
@@ -207,7 +209,7 @@ def test_a_writer_goes_to_the_replica_again_when_all_writes_must_be_there(star, 
 
 
 def test_a_memcached_that_a_writer_cannot_reach_hides_no_write(star, paused, monkeypatch):
-    monkeypatch.setattr(replicas, "QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(replicas, "QUIET_SECONDS", 1)
     monkeypatch.setattr(cache, "SECONDS_DOWN", 0)
     fan = Person()
     follow(fan, star)
@@ -249,7 +251,7 @@ def test_a_hung_replica_is_waited_for_once(star, replica, monkeypatch, look_seco
     followers(star, **NOBODY)
     replica.signal_all(signal.SIGSTOP)
     try:
-        monkeypatch.setattr(replicas, "ANSWER_SECONDS", 0.5)
+        monkeypatch.setattr(replicas, "ANSWER_SECONDS", 1)
         monkeypatch.setattr(replicas, "SECONDS_DOWN", 60)
         began = time.monotonic()
         for _ in range(10):
@@ -261,7 +263,7 @@ def test_a_hung_replica_is_waited_for_once(star, replica, monkeypatch, look_seco
 
 def test_a_restarted_primary_is_followed_again(star, replica):
     ctl("restart", "postgres_a")
-    eventually(lambda: get("/readyz").status_code == 200, 30)
+    eventually(is_back, 30)
     fan = Person()
     follow(fan, star)
     with on_shard(star.id):

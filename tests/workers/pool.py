@@ -113,7 +113,7 @@ class Pool:
 
     def __init__(self, run: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen([sys.executable, __file__, run, *arguments], env=os.environ | environment)
-        eventually(lambda: self.children() and self.titles(), 20, "the pool has its processes")
+        eventually(lambda: 0 < len(self.children()) == len(self.titles()), 20, "the pool has its processes")
 
     def children(self) -> list[int]:
         listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -132,7 +132,7 @@ class Pool:
 def title_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0 ")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ends between opening and reading
         return ""
 
 

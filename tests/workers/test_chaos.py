@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 
 from shardmap.shards import database_of, shard_of
 from tests.support import ctl, eventually
@@ -38,7 +38,7 @@ def assert_all_done(run, jobs: int = JOBS, most_repeated: int = 0) -> None:
         try:
             run.end_leases_of_the_dead()
             return not run.rows().exists()
-        except DatabaseError:  # our own connection was killed, too
+        except Error:  # our own connection was killed, too
             connections.close_all()
             return False
 
