@@ -87,10 +87,14 @@ def test_what_was_read_before_a_change_and_arrives_after_it_is_not_kept(table, m
     kept(table, 1)
     get_many = cache._get_many
 
+    def hear():
+        cache.begin_request()
+        table.fetch(2)
+
     def get_and_be_late(keys, view):
         answer = get_many(keys, view)
         change_elsewhere(table, 1, "new")
-        another_request = threading.Thread(target=table.fetch, args=(2,))
+        another_request = threading.Thread(target=hear)
         monkeypatch.undo()
         another_request.start()  # hears of the change, before the first one keeps what it has read
         another_request.join()
