@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from zlib import crc32
 
 import gearman
 from django.conf import settings
@@ -29,6 +30,8 @@ KEEPALIVE = (
 )
 
 _local = threading.local()
+# Address of a gearmand that took a connection but gave no answer → when it is asked again, by any thread.
+_silent_until: dict[tuple[str, int], float] = {}
 
 
 class Connection(GearmanConnection):
@@ -36,11 +39,15 @@ class Connection(GearmanConnection):
 
     rests_until = 0.0
 
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.gearman_host, self.gearman_port
+
     def _create_client_socket(self) -> None:
-        if time.monotonic() < self.rests_until:
+        if time.monotonic() < max(self.rests_until, _silent_until.get(self.address, 0.0)):
             self.throw_exception(message="did not answer a moment ago")
         try:
-            connected = socket.create_connection((self.gearman_host, self.gearman_port), CONNECT_SECONDS)
+            connected = socket.create_connection(self.address, CONNECT_SECONDS)
         except OSError as error:
             self.rests_until = time.monotonic() + REST_SECONDS
             self.throw_exception(exception=error)
@@ -51,6 +58,14 @@ class Connection(GearmanConnection):
 
 class Client(gearman.GearmanClient):
     connection_class = Connection
+
+    def establish_request_connection(self, current_request: gearman.job.GearmanJobRequest) -> Connection:
+        """To each job its gearmand, or if that is away the next: what is submitted again waits there already."""
+        if current_request not in self.request_to_rotating_connection_queue:
+            servers = deque(self.connection_list)
+            servers.rotate(crc32(current_request.job.unique))
+            self.request_to_rotating_connection_queue[current_request] = servers
+        return super().establish_request_connection(current_request)
 
 
 class _Handler(GearmanWorkerCommandHandler):
@@ -101,13 +116,12 @@ def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
     ]
     try:
         try:
-            submitted = _submit(requests)
-        except gearman.errors.GearmanError:
-            # A kept connection may be the corpse of a gearmand that has restarted since: once more, with a new one.
+            _submit(requests)
+        except (gearman.errors.GearmanError, Unavailable):
+            # A kept connection may be the corpse of a gearmand that has restarted since; and one that is silent is
+            # left alone from now on. So once more, with new connections.
             _drop_client()
-            submitted = _submit(requests)
-        if any(request.timed_out or request.state == gearman.JOB_UNKNOWN for request in submitted):
-            raise Unavailable(f"no answer within {SUBMIT_SECONDS} s")
+            _submit(requests)
     except gearman.errors.GearmanError as error:
         _drop_client()
         raise Unavailable(type(error).__name__) from error
@@ -116,10 +130,15 @@ def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
         raise
 
 
-def _submit(requests: list[dict]) -> list[gearman.job.GearmanJobRequest]:
-    return _client().submit_multiple_jobs(
+def _submit(requests: list[dict]) -> None:
+    submitted = _client().submit_multiple_jobs(
         requests, background=True, wait_until_complete=False, poll_timeout=SUBMIT_SECONDS
     )
+    late = [request for request in submitted if request.timed_out or request.state == gearman.JOB_UNKNOWN]
+    if late:
+        until = time.monotonic() + REST_SECONDS
+        _silent_until.update((request.job.connection.address, until) for request in late if request.job.connection)
+        raise Unavailable(f"no answer within {SUBMIT_SECONDS} s")
 
 
 def pack(database: str, row_id: int) -> bytes:

@@ -5,17 +5,20 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db.models.functions import Now
 from django.test import override_settings
 
+from shardmap.shards import database_of, shard_of
 from tests.support import eventually
-from tests.workers.pool import Run, lives
+from tests.workers.pool import USER, Run, lives
 from workers import outbox, registry
 from workers.pool import Pool
 
@@ -197,29 +200,57 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def test_two_gearmands_share_the_jobs_and_one_is_enough(run, stopped):
-    stopped("relay")  # knows of one only
+@pytest.fixture
+def two_gearmands(stopped):
+    """Their ports, with their processes; this process submits to them."""
+    stopped("relay")  # knows of others
     ports = free_port(), free_port()
-    servers = [f"127.0.0.1:{port}" for port in ports]
     outbox.gearman._drop_client()
     try:
-        with override_settings(GEARMAN=servers), gearmand(ports[0]) as first, gearmand(ports[1]):
-            run.enqueue("note", range(100))
-            waiting = [waiting_at(port, f"{run.name}.note") for port in ports]
-            assert sum(waiting) == 100
-            assert min(waiting) > 10
-            run.pool("--processes", "2", GEARMAN=",".join(servers))
-            eventually(lambda: len(run.done()) == 100)
-            first.kill()
-            first.wait(timeout=10)
-            for number in range(100, 120):
-                run.enqueue("note", range(number, number + 1))
-            eventually(lambda: len(run.done()) == 120, outbox.GRACE.total_seconds() - 1)
-            with gearmand(ports[0]):
-                # Nobody has told the worker; it looks by itself.
-                eventually(lambda: workers_at(ports[0], f"{run.name}.note") == 2, 20)
+        with (
+            override_settings(GEARMAN=[f"127.0.0.1:{port}" for port in ports]),
+            gearmand(ports[0]) as first,
+            gearmand(ports[1]) as second,
+        ):
+            yield {ports[0]: first, ports[1]: second}
     finally:
+        outbox.gearman._silent_until.clear()
         outbox.gearman._drop_client()
+
+
+def test_two_gearmands_share_the_jobs_and_one_is_enough(run, two_gearmands):
+    run.enqueue("note", range(100))
+    waiting = [waiting_at(port, f"{run.name}.note") for port in two_gearmands]
+    assert sum(waiting) == 100
+    assert min(waiting) > 10
+    run.pool("--processes", "2", GEARMAN=",".join(settings.GEARMAN))
+    eventually(lambda: len(run.done()) == 100)
+    port, first = next(iter(two_gearmands.items()))
+    first.kill()
+    first.wait(timeout=10)
+    for number in range(100, 120):
+        run.enqueue("note", range(number, number + 1))
+    eventually(lambda: len(run.done()) == 120, outbox.GRACE.total_seconds() - 1)
+    with gearmand(port):
+        # Nobody has told the worker; it looks by itself.
+        eventually(lambda: workers_at(port, f"{run.name}.note") == 2, 20)
+
+
+def test_a_gearmand_that_is_silent_is_waited_for_once(run, two_gearmands):
+    (_, first), (other, _) = two_gearmands.items()
+    first.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    for number in range(0, 100, 10):
+        run.enqueue("note", range(number, number + 10))
+    assert time.monotonic() - began < 5 * outbox.gearman.SUBMIT_SECONDS
+    assert waiting_at(other, f"{run.name}.note") == 100
+
+
+def test_what_is_submitted_again_waits_once(run, two_gearmands):
+    run.enqueue("note", range(100))
+    run.make_due()
+    assert outbox.relay(database_of(shard_of(USER))) >= 100
+    assert sum(waiting_at(port, f"{run.name}.note") for port in two_gearmands) == 100
 
 
 def status_at(port: int, job: str) -> list[int]:
