@@ -249,7 +249,10 @@ def end_of_wal(stopped: Server, *, must_be_known: bool) -> str | None:
 
     None, or Refused, if it has died instead.
     """
-    control = stopped.run(f"pg_controldata {stopped.data}")
+    try:
+        control = stopped.run(f"pg_controldata {stopped.data}")
+    except Refused:  # there is not even that left
+        control = ""
     if re.search(r"^Database cluster state: +shut down$", control, re.MULTILINE):
         return re.search(r"^Latest checkpoint location: +(\S+)$", control, re.MULTILINE)[1]
     if must_be_known:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 0.5
 SUBMIT_SECONDS = 1.0
+SILENT_SECONDS = 2.0  # for a worker that has asked for a job
 # One of several gearmands that is away is not asked again by each submit, nor each second by each worker.
 REST_SECONDS = 5.0
 # A host that is gone without a word ends the connection: else a worker would wait for the job that it asked it for.
@@ -59,11 +60,13 @@ class Connection(GearmanConnection):
 class Client(gearman.GearmanClient):
     connection_class = Connection
 
+    turn = 0
+
     def establish_request_connection(self, current_request: gearman.job.GearmanJobRequest) -> Connection:
         """To each job its gearmand, or if that is away the next: what is submitted again waits there already."""
         if current_request not in self.request_to_rotating_connection_queue:
             servers = deque(self.connection_list)
-            servers.rotate(crc32(current_request.job.unique))
+            servers.rotate(crc32(current_request.job.unique) + self.turn)
             self.request_to_rotating_connection_queue[current_request] = servers
         return super().establish_request_connection(current_request)
 
@@ -91,24 +94,40 @@ class Worker(gearman.GearmanWorker):
     def __init__(self, hosts: list[str]) -> None:
         super().__init__(hosts)
         self.called_by: deque[_Handler] = deque()  # while busy with another one's job
+        self.asked_at = 0.0
 
     def set_job_lock(self, command_handler: _Handler, lock: bool) -> bool:
         is_set = super().set_job_lock(command_handler, lock)
+        if lock:
+            self.asked_at = time.monotonic()
         while self.called_by and not self.has_job_lock():
             handler = self.called_by.popleft()
             if handler in self.handler_to_connection_map:  # it has not died since
                 handler.recv_noop()
         return is_set
 
+    def after_poll(self, any_activity: bool) -> bool:
+        """Leaves a gearmand that was asked for a job and is silent: else that would keep this process from the others.
+
+        (No job is at work here, so whoever has the lock waits for an answer.)
+        """
+        if self.has_job_lock() and time.monotonic() - self.asked_at > SILENT_SECONDS:
+            silent = self.handler_to_connection_map[self.command_handler_holding_job_lock]
+            logger.warning("gearmand %s:%d is silent", *silent.address)
+            _silent_until[silent.address] = time.monotonic() + REST_SECONDS
+            self.handle_error(silent)
+        return True
+
 
 class Unavailable(Exception):
     """gearmand did not take a job in time."""
 
 
-def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
+def submit(database: str, jobs: Iterable[tuple[int, str]], turn: int = 0) -> None:
     """Hands outbox rows, (row's ID, job's name), to gearmand. Raises Unavailable.
 
-    The row is the job's unique key there: one that is already waiting or running is not queued twice.
+    The row is the job's unique key there: one that is already waiting or running is not queued twice. Of several
+    gearmands each job has its own; or, should it wait there for too long, at its next `turn` the one after.
     """
     requests = [
         {"task": name.encode(), "data": pack(database, row_id), "unique": f"{database}:{row_id}".encode()}
@@ -116,12 +135,12 @@ def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
     ]
     try:
         try:
-            _submit(requests)
+            _submit(requests, turn)
         except (gearman.errors.GearmanError, Unavailable):
             # A kept connection may be the corpse of a gearmand that has restarted since; and one that is silent is
             # left alone from now on. So once more, with new connections.
             _drop_client()
-            _submit(requests)
+            _submit(requests, turn)
     except gearman.errors.GearmanError as error:
         _drop_client()
         raise Unavailable(type(error).__name__) from error
@@ -130,8 +149,10 @@ def submit(database: str, jobs: Iterable[tuple[int, str]]) -> None:
         raise
 
 
-def _submit(requests: list[dict]) -> None:
-    submitted = _client().submit_multiple_jobs(
+def _submit(requests: list[dict], turn: int) -> None:
+    client = _client()
+    client.turn = turn
+    submitted = client.submit_multiple_jobs(
         requests, background=True, wait_until_complete=False, poll_timeout=SUBMIT_SECONDS
     )
     late = [request for request in submitted if request.timed_out or request.state == gearman.JOB_UNKNOWN]

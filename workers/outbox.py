@@ -46,6 +46,8 @@ LONGEST_BACKOFF = datetime.timedelta(minutes=5)
 MAX_ATTEMPTS = 20  # with the backoff above, an hour of failing
 # What the relay has submitted, it leaves alone for so long.
 RESUBMIT = datetime.timedelta(seconds=10)
+# After so long it submits it to the next gearmand: perhaps no worker reaches this one, or all that do are busy.
+TURN = datetime.timedelta(minutes=1)
 RELAY_BATCH = 1000
 
 
@@ -172,18 +174,21 @@ TAKE_DUE = """
     UPDATE workers_outbox SET due_at = statement_timestamp() + %s WHERE id IN (
         SELECT id FROM workers_outbox WHERE parked_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at
         LIMIT %s FOR UPDATE SKIP LOCKED
-    ) RETURNING id, job
+    ) RETURNING id, job, floor(extract(epoch FROM statement_timestamp() - created_at) / %s)::int
 """
 
 
 def relay(database: str) -> int:
     """Submits the rows of one database that are due, oldest first; returns how many. Raises gearman.Unavailable."""
     with connections[database].cursor() as cursor:
-        cursor.execute(TAKE_DUE, [RESUBMIT, RELAY_BATCH])
-        jobs = cursor.fetchall()
-    if jobs:
-        gearman.submit(database, jobs)
-    return len(jobs)
+        cursor.execute(TAKE_DUE, [RESUBMIT, RELAY_BATCH, TURN.total_seconds()])
+        taken = cursor.fetchall()
+    by_turn: dict[int, list[tuple[int, str]]] = {}
+    for row_id, job, turn in taken:
+        by_turn.setdefault(turn, []).append((row_id, job))
+    for turn, jobs in by_turn.items():
+        gearman.submit(database, jobs, turn)
+    return len(taken)
 
 
 # statement_timestamp() as Django's Now() has it: now() is the transaction's beginning, before the row was written.

@@ -121,7 +121,7 @@ class Worker(gearman.Worker):
         return b""
 
     def after_poll(self, any_activity: bool) -> bool:
-        return self.goes_on and not self.stop.is_set()
+        return super().after_poll(any_activity) and self.goes_on and not self.stop.is_set()
 
 
 def work_until(stop: threading.Event, duty: Duty) -> None:

@@ -280,7 +280,7 @@ with worker.time_limit(1):
 def test_jobs_that_nobody_takes_do_not_keep_others_from_their_turn(job, monkeypatch):
     monkeypatch.setattr(outbox, "RELAY_BATCH", 2)
     submitted = []
-    monkeypatch.setattr(outbox.gearman, "submit", lambda database, jobs: submitted.extend(i for i, _ in jobs))
+    monkeypatch.setattr(outbox.gearman, "submit", lambda database, jobs, turn: submitted.extend(i for i, _ in jobs))
     rows = OutboxJob.objects.using("default").filter(job=job.name)
     with transaction.atomic():  # so that the stack's own relay does not see them, and take some
         outbox.enqueue_many(job.name, [{"n": n} for n in range(5)])

@@ -42,7 +42,7 @@ def test_each_process_shows_what_it_does(run):
 def test_a_process_is_replaced_after_so_many_jobs_and_none_is_lost(run):
     run.pool("--processes", "1", "--max-jobs", "10")
     run.enqueue("note", range(35))
-    # The relay would bring again, to the other gearmand, what waits for long: that would count as a job, too.
+    # What the relay brings again, when that has waited for long, might count as a job, too.
     run.rows().update(due_at=Now() + timedelta(minutes=1))
     eventually(lambda: not run.rows().exists(), 20)
     assert sorted(run.done()) == list(range(35))
@@ -246,11 +246,27 @@ def test_a_gearmand_that_is_silent_is_waited_for_once(run, two_gearmands):
     assert waiting_at(other, f"{run.name}.note") == 100
 
 
-def test_what_is_submitted_again_waits_once(run, two_gearmands):
+def test_a_gearmand_that_is_silent_keeps_no_process_from_the_other(run, two_gearmands):
+    (_, first), (other, _) = two_gearmands.items()
+    run.pool("--processes", "1", GEARMAN=",".join(settings.GEARMAN))
+    run.enqueue("note", range(20), seconds=0.2)
+    eventually(run.begun)
+    first.send_signal(signal.SIGSTOP)  # which has called the process, and has jobs for it
+    eventually(lambda: waiting_at(other, f"{run.name}.note") == 0, 30)
+
+
+def test_what_is_submitted_again_waits_once_and_after_a_minute_at_the_next_gearmand_as_well(run, two_gearmands):
+    def waiting() -> list[int]:
+        return [waiting_at(port, f"{run.name}.note") for port in two_gearmands]
+
     run.enqueue("note", range(100))
     run.make_due()
     assert outbox.relay(database_of(shard_of(USER))) >= 100
-    assert sum(waiting_at(port, f"{run.name}.note") for port in two_gearmands) == 100
+    assert sum(waiting()) == 100
+    run.make_due()
+    run.rows().update(created_at=Now() - outbox.TURN)
+    outbox.relay(database_of(shard_of(USER)))
+    assert waiting() == [100, 100]
 
 
 def status_at(port: int, job: str) -> list[int]:
