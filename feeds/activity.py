@@ -127,7 +127,7 @@ def said(user_id: int, owner_id: int, photo_id: int, comment_id: int, text: str)
 
     def write(said: str | None) -> None:
         now = concerned(said)
-        if now and not comment_id:  # as in notifications.tell.published
+        if now and not comment_id:  # a new photo may be cached as not ready yet: then nobody would be told, ever
             cache.refresh_surely(MEDIA, photo_id)
         for recipient_id, kind in (concerned(text) | now).items():
             what = {"actor_id": user_id, "photo_id": photo_id, "owner_id": owner_id, "comment_id": comment_id}

@@ -59,8 +59,7 @@ class Connection(GearmanConnection):
 
 class Client(gearman.GearmanClient):
     connection_class = Connection
-
-    turn = 0
+    turn = 0  # of `submit`
 
     def establish_request_connection(self, current_request: gearman.job.GearmanJobRequest) -> Connection:
         """To each job its gearmand, or if that is away the next: what is submitted again waits there already."""
@@ -98,7 +97,7 @@ class Worker(gearman.GearmanWorker):
 
     def set_job_lock(self, command_handler: _Handler, lock: bool) -> bool:
         is_set = super().set_job_lock(command_handler, lock)
-        if lock:
+        if lock and is_set:
             self.asked_at = time.monotonic()
         while self.called_by and not self.has_job_lock():
             handler = self.called_by.popleft()

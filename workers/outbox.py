@@ -25,6 +25,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from django.conf import settings
 from django.db import Error, connections, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
@@ -185,7 +186,7 @@ def relay(database: str) -> int:
         taken = cursor.fetchall()
     by_turn: dict[int, list[tuple[int, str]]] = {}
     for row_id, job, turn in taken:
-        by_turn.setdefault(turn, []).append((row_id, job))
+        by_turn.setdefault(turn % len(settings.GEARMAN), []).append((row_id, job))
     for turn, jobs in by_turn.items():
         gearman.submit(database, jobs, turn)
     return len(taken)
