@@ -75,7 +75,9 @@ def _measure(redis: Redis, n: int, write: Callable[[Owners], None]) -> tuple[flo
         some = min(len(batch), LOOKED_UP * len(batch) // n + 1)
         sample |= {photo: batch[photo] for photo in random.sample(list(batch), some)}
     after = _memory(redis)
-    sizes = [(after[name] - before[name]) / n for name in ("used_memory", "used_memory_rss")]
+    # Without what clients and the append-only file hold at this moment.
+    held = [one["mem_clients_normal"] + one["mem_aof_buffer"] for one in (before, after)]
+    sizes = [(after[name] - before[name] - (held[1] - held[0])) / n for name in ("used_memory", "used_memory_rss")]
     return *sizes, seconds, sample
 
 
